@@ -1,0 +1,285 @@
+"""Guest memory: one shared memory file, seen by the guest that owns it or by the host that serves it.
+
+A guest physical address (GPA) is an offset in the file, in bytes; a page frame number (PFN) is a GPA divided by 4096. That is
+how the memory of User-Mode Linux looks to another process (``arch/um/kernel/physmem.c`` in Linux: ``phys_mapping``), and
+our own guests do the same. Pages are 4 KiB everywhere, as they are on VMBus whatever the guest's own page size is.
+
+Rings and buffers lie scattered over pages. :meth:`GuestMemory.map_pages` maps such pages side by side, without an
+extension module: an anonymous ``mmap`` reserves the addresses and is the Python object that owns them, and the file's
+pages are then mapped over it with ``MAP_FIXED``. So whoever holds a memoryview keeps the mapping alive, and closing
+it too early is an exception and not a crash.
+
+What this cannot protect from: a file that could not be sealed (User-Mode Linux's) and that its owner truncates. Touching
+pages beyond the new end kills the process that touches them (SIGBUS). One host process serves one guest for that reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from vmbus.errors import VmbusError
+
+PAGE_SIZE = 4096
+PAGE_SHIFT = 12
+
+MAX_MAPPED_PAGES = 32768
+"""The most pages that one mapping may have (128 MiB): a bound on what a peer can make us map."""
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_MAP_FIXED = 0x10  # the same on every Linux architecture but alpha, hppa, mips and xtensa
+
+
+class GuestMemoryError(VmbusError):
+    """Something is wrong with a guest's memory, or with how it was asked for."""
+
+
+class OutsideGuestMemory(GuestMemoryError):
+    """An address, a page or a range that is not in the guest's memory."""
+
+
+class UnsealedMemory(GuestMemoryError):
+    """The memory file could have been sealed against shrinking, and is not."""
+
+
+class MemoryFileTooSmall(GuestMemoryError):
+    """The memory file is smaller than the guest says it is."""
+
+
+class MemoryInUse(GuestMemoryError):
+    """Memory was to be unmapped while somebody still holds a view of it."""
+
+
+class MappingFailed(GuestMemoryError):
+    """The kernel refused to map pages, or too many were asked for."""
+
+
+def address_of(view: memoryview | mmap.mmap) -> int:
+    """Return the address of the first byte of a writable, contiguous buffer, as a number for C functions."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+
+def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join ``(gpa, length)`` ranges that touch each other, in their order; empty ones disappear."""
+    merged: list[tuple[int, int]] = []
+    end = -1
+    for gpa, length in ranges:
+        if not length:
+            continue
+        if gpa == end:
+            start, before = merged[-1]
+            merged[-1] = (start, before + length)
+        else:
+            merged.append((gpa, length))
+        end = gpa + length
+    return merged
+
+
+class Mapping:
+    """Pages of guest memory mapped side by side; made by :meth:`GuestMemory.map_pages`.
+
+    ``view`` is a writable memoryview of all of it. :meth:`close` unmaps the pages; it raises :class:`MemoryInUse`
+    while slices of the view are still held, and the mapping then stays as it is.
+    """
+
+    __slots__ = ("_area", "view")
+
+    def __init__(self, area: mmap.mmap) -> None:
+        self._area = area
+        self.view = memoryview(area)
+
+    @property
+    def closed(self) -> bool:
+        return self._area.closed
+
+    def close(self) -> None:
+        """Unmap the pages. A second call does nothing."""
+        if self._area.closed:
+            return
+        try:
+            self.view.release()
+        except BufferError as error:
+            raise MemoryInUse("a mapping of guest pages is still in use: a view of it is held") from error
+        try:
+            self._area.close()
+        except BufferError as error:
+            self.view = memoryview(self._area)
+            raise MemoryInUse("a mapping of guest pages is still in use: a view of it is held") from error
+
+    def __enter__(self) -> Mapping:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class GuestMemory:
+    """A guest's memory of ``size`` bytes, mapped read-write.
+
+    ``first_gpa`` is the first address that really lies in the file: User-Mode Linux keeps its kernel image elsewhere, and
+    an address below is refused like one beyond the end.
+    """
+
+    __slots__ = ("_area", "_view", "fd", "first_gpa", "size")
+
+    def __init__(self, fd: int, size: int, first_gpa: int) -> None:
+        """Map ``size`` bytes of the file ``fd``; this object owns ``fd`` from now on. Use create() or attach()."""
+        self.fd = fd
+        self.size = size
+        self.first_gpa = first_gpa
+        self._area = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._view = memoryview(self._area)
+
+    @classmethod
+    def create(cls, size: int, name: str = "vmbus-guest") -> GuestMemory:
+        """Make new memory of ``size`` bytes (a multiple of 4096), sealed against shrinking and growing."""
+        if size <= 0 or size % PAGE_SIZE:
+            raise GuestMemoryError(f"guest memory of {size} bytes is not a whole number of 4096-byte pages")
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, size)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            return cls(fd, size, 0)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def attach(cls, fd: int, size: int, first_gpa: int = 0) -> GuestMemory:
+        """Map the memory file that a guest handed over. ``fd`` is duplicated and stays the caller's.
+
+        A file that can still be sealed but is not sealed against shrinking is refused (:class:`UnsealedMemory`): its owner
+        could truncate it under us. A file that cannot be sealed at all (User-Mode Linux's, on tmpfs) is accepted.
+        """
+        if size <= 0 or size % PAGE_SIZE or not 0 <= first_gpa < size:
+            raise GuestMemoryError(f"guest memory of {size} bytes from address {first_gpa:#x} makes no sense")
+        actual = os.fstat(fd).st_size
+        if actual < size:
+            raise MemoryFileTooSmall(f"the guest's memory file has {actual} bytes, the guest says {size}")
+        if not _is_safe_from_shrinking(fd):
+            raise UnsealedMemory("the guest's memory file is not sealed against shrinking (F_SEAL_SHRINK), and could be")
+        owned = os.dup(fd)
+        try:
+            return cls(owned, size, first_gpa)
+        except BaseException:
+            os.close(owned)
+            raise
+
+    def _check(self, gpa: int, length: int) -> None:
+        if gpa < self.first_gpa or length < 0 or gpa + length > self.size:
+            raise OutsideGuestMemory(
+                f"{length} bytes at address {gpa:#x} are outside the guest's memory"
+                f" ({self.first_gpa:#x} to {self.size:#x})"
+            )
+
+    def view(self, gpa: int, length: int) -> memoryview:
+        """Return a writable view of ``length`` bytes of the guest's memory; no copy. Release it before close()."""
+        self._check(gpa, length)
+        return self._view[gpa : gpa + length]
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """Return a copy of ``length`` bytes: what is to be validated must be copied first."""
+        self._check(gpa, length)
+        return bytes(self._view[gpa : gpa + length])
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy ``data`` into the guest's memory."""
+        length = len(data)
+        self._check(gpa, length)
+        self._view[gpa : gpa + length] = data
+
+    def ranges(self, ranges: Iterable[tuple[int, int]]) -> list[memoryview]:
+        """Return a view for each ``(gpa, length)``; ranges that touch come as one, as preadv() likes them."""
+        return [self.view(gpa, length) for gpa, length in merge_ranges(ranges)]
+
+    def check_pages(self, pfns: Sequence[int]) -> None:
+        """Raise :class:`OutsideGuestMemory` unless every page lies in the guest's memory."""
+        if pfns:
+            self._check(min(pfns) << PAGE_SHIFT, 0)
+            self._check(max(pfns) << PAGE_SHIFT, PAGE_SIZE)
+
+    def map_pages(self, pfns: Sequence[int], mirrored_from: int | None = None) -> Mapping:
+        """Map pages side by side, wherever in the guest's memory they are.
+
+        With ``mirrored_from=n`` the pages from the n-th on are mapped a second time behind the last one. A ring is mapped
+        with ``mirrored_from=1``: its data then follows itself, and a packet that wraps is one slice.
+        """
+        self.check_pages(pfns)
+        layout = list(pfns)
+        if mirrored_from is not None:
+            layout += layout[mirrored_from:]
+        if not 0 < len(layout) <= MAX_MAPPED_PAGES:
+            raise MappingFailed(f"cannot map {len(layout)} pages at once (1 to {MAX_MAPPED_PAGES})")
+        area = mmap.mmap(-1, len(layout) * PAGE_SIZE, mmap.MAP_SHARED)
+        address = address_of(area)
+        for index, pfn, count in _runs(layout):
+            _map_fixed(address + index * PAGE_SIZE, count * PAGE_SIZE, self.fd, pfn << PAGE_SHIFT)
+        return Mapping(area)
+
+    @property
+    def closed(self) -> bool:
+        return self._area.closed
+
+    def close(self) -> None:
+        """Unmap the memory and close its file. Raises :class:`MemoryInUse` while views are held; nothing happens then.
+
+        Mappings from :meth:`map_pages` are their own and live on until they are closed.
+        """
+        if self._area.closed:
+            return
+        self._view.release()
+        try:
+            self._area.close()
+        except BufferError as error:
+            self._view = memoryview(self._area)
+            raise MemoryInUse("the guest's memory is still in use: a view of it is held") from error
+        os.close(self.fd)
+
+    def __enter__(self) -> GuestMemory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _is_safe_from_shrinking(fd: int) -> bool:
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return True  # this kind of file has no seals
+        raise
+    return bool(seals & (fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL))
+
+
+def _runs(pfns: Sequence[int]) -> Iterable[tuple[int, int, int]]:
+    """Yield ``(index in pfns, first pfn, count)`` for each run of consecutive pages."""
+    start = 0
+    for index in range(1, len(pfns) + 1):
+        if index == len(pfns) or pfns[index] != pfns[index - 1] + 1:
+            yield start, pfns[start], index - start
+            start = index
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64
+]  # fmt: skip
+
+
+def _map_fixed(address: int, length: int, fd: int, offset: int) -> None:
+    flags = mmap.MAP_SHARED | _MAP_FIXED
+    result = _libc.mmap(address, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
+    if result != address:
+        code = ctypes.get_errno()
+        raise MappingFailed(f"cannot map {length} bytes of guest memory at {offset:#x}: {os.strerror(code)}")
