@@ -1,0 +1,431 @@
+"""The runtime codec: for each format, straight-line Python around ``struct``, generated once when the class is made.
+
+Parsing 24 bytes into a slotted object this way costs a fraction of a microsecond; interpreting the same
+declaration costs tens (docs/decisions.md has the figures).  The generated source is kept in ``CODEC_SOURCE``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import cache
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+from vmbus.wire.enums import OpenFlags
+from vmbus.wire.schema import Field, Format, FormatMeta, Kind, Truncated, Values, WireError, evaluate, expression
+
+_UNSIGNED = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+class _Group:
+    """Consecutive head fields that one ``struct.Struct`` covers: one byte order, no gaps."""
+
+    def __init__(self) -> None:
+        self.order = ""
+        self.codes: list[str] = []
+        self.size = 0
+
+    def accepts(self, order: str) -> bool:
+        return not order or not self.order or order == self.order
+
+    def add(self, code: str, size: int, order: str) -> None:
+        self.codes.append(code)
+        self.size += size
+        self.order = self.order or order
+
+    @property
+    def format(self) -> str:
+        return (self.order or "<") + "".join(self.codes)
+
+
+class _Source:
+    """Collects the generated lines of one format's codec and the objects they refer to."""
+
+    def __init__(self, cls: type[Format]) -> None:
+        self.cls = cls
+        self.groups: list[_Group] = [_Group()]
+        self.scope: dict[str, Any] = {"_cls": cls, "_new": object.__new__}
+        self._names = count()
+        self.unpacked: list[list[str]] = [[]]
+        self.packed: list[list[str]] = [[]]
+        self.assign: list[str] = []
+        self.defaults: list[str] = []
+
+    def refer(self, value: object) -> str:
+        name = f"_r{next(self._names)}"
+        self.scope[name] = value
+        return name
+
+    def lay(self, code: str, size: int, order: str, unpacked: list[str], packed: list[str]) -> None:
+        if not self.groups[-1].accepts(order):
+            self.groups.append(_Group())
+            self.unpacked.append([])
+            self.packed.append([])
+        self.groups[-1].add(code, size, order)
+        self.unpacked[-1] += unpacked
+        self.packed[-1] += packed
+
+    def set_field(self, field: Field, value: str) -> None:
+        """``self.NAME = value``, through the enumeration if there is one."""
+        if field.values is None:
+            self.assign.append(f"self.{field.name} = {value}")
+            return
+        known = self.refer(_members(field.values).get)
+        enum = self.refer(field.values)
+        self.assign += [
+            f"_m = {known}({value})",
+            f"self.{field.name} = _m if _m is not None else {enum}({value})",
+        ]
+
+
+@cache
+def _members(values: Values) -> dict[Any, Any]:
+    """The values known beforehand: an enumeration's members; of flags also zero and, while few, all combinations."""
+    known: dict[Any, Any] = dict(values._value2member_map_)
+    if issubclass(values, OpenFlags):
+        known[0] = values(0)
+        bits = [member.value for member in values]
+        if len(bits) <= 6:
+            for mask in range(1 << len(bits)):
+                combined = sum(bit for index, bit in enumerate(bits) if mask >> index & 1)
+                known[combined] = values(combined)
+    return known
+
+
+def _integer_code(field: Field) -> tuple[str, str]:
+    code = _UNSIGNED[field.size]
+    order = "" if field.size == 1 else ">" if field.big else "<"
+    return (code.lower() if field.signed else code), order
+
+
+def _lay_field(out: _Source, field: Field, group: list[Field]) -> None:
+    """Add one head field (``group``: the bit fields that share its integer)."""
+    raw_name = f"_{field.name}"
+    match field.kind:
+        case Kind.INT if field.size == 3:
+            out.lay("3s", 3, "", [raw_name], [f"int(self.{field.name}).to_bytes(3, 'big')"])
+            out.set_field(field, f"int.from_bytes({raw_name}, 'big')")
+        case Kind.INT:
+            code, order = _integer_code(field)
+            out.lay(code, field.size, order, [raw_name], [f"self.{field.name}"])
+            out.set_field(field, raw_name)
+        case Kind.BITS:
+            order = "" if field.container == 1 else ">" if field.big else "<"
+            parts = [f"_bits(self.{f.name}, {f.width}) << {f.shift}" for f in group]
+            out.scope["_bits"] = _checked_bits
+            out.lay(_UNSIGNED[field.container], field.container, order, [raw_name], [" | ".join(parts)])
+            for f in group:
+                out.set_field(f, f"({raw_name} >> {f.shift}) & {(1 << f.width) - 1:#x}")
+        case Kind.GUID:
+            uuid = out.refer(UUID)
+            out.lay("16s", 16, "", [raw_name], [f"self.{field.name}.bytes_le"])
+            out.assign.append(f"self.{field.name} = {uuid}(bytes_le={raw_name})")
+        case Kind.RAW | Kind.PAD:
+            fit = out.refer(_fitted)
+            out.lay(f"{field.size}s", field.size, "", [raw_name], [f"{fit}(self.{field.name}, {field.size})"])
+            out.assign.append(f"self.{field.name} = {raw_name}")
+        case Kind.NESTED:
+            nested = out.refer(field.element)
+            out.lay(f"{field.size}s", field.size, "", [raw_name], [f"self.{field.name}.build()"])
+            out.assign.append(f"self.{field.name} = {nested}.parse({raw_name})")
+        case Kind.ARRAY if isinstance(field.element, Field) and field.element.size != 3:
+            code, order = _integer_code(field.element)
+            names = [f"{raw_name}_{i}" for i in range(field.number)]
+            counted = out.refer(_counted)
+            out.lay(
+                f"{field.number}{code}",
+                field.size,
+                order,
+                names,
+                [f"*{counted}(self.{field.name}, {field.number}, {field.name!r})"],
+            )
+            values = field.element.values
+            listed = ", ".join(f"{out.refer(values)}({n})" if values else n for n in names)
+            out.assign.append(f"self.{field.name} = ({listed},)")
+        case Kind.ARRAY:
+            element = field.element
+            assert isinstance(element, FormatMeta), f"{field.name}: an array of 24-bit integers"
+            joined, split = out.refer(_joined), out.refer(element)
+            out.lay(
+                f"{field.size}s",
+                field.size,
+                "",
+                [raw_name],
+                [f"{joined}(self.{field.name}, {field.number}, {field.name!r})"],
+            )
+            step = element.SIZE
+            out.assign.append(
+                f"self.{field.name} = tuple({split}.parse({raw_name}, _i) for _i in range(0, {field.size}, {step}))"
+            )
+        case _:  # pragma: no cover - the metaclass lets no other kind into a head
+            raise TypeError(field.kind)
+
+
+def _fitted(value: bytes, size: int) -> bytes:
+    if len(value) > size:
+        raise WireError(f"{len(value)} bytes do not fit a field of {size}")
+    return bytes(value)
+
+
+def _checked_bits(value: int, width: int) -> int:
+    if value >> width:
+        raise WireError(f"{value:#x} does not fit {width} bits")
+    return value
+
+
+def _counted(values: tuple[int, ...], number: int, name: str) -> tuple[int, ...]:
+    if len(values) != number:
+        raise WireError(f"{name} has {len(values)} elements, not {number}")
+    return values
+
+
+def _joined(values: tuple[Format, ...], number: int, name: str) -> bytes:
+    if len(values) != number:
+        raise WireError(f"{name} has {len(values)} elements, not {number}")
+    return b"".join(value.build() for value in values)
+
+
+def _default(field: Field) -> Any:
+    """The constructor's default: the declared one, as the field's own type; None marks a required field."""
+    if field.default is None:
+        return None
+    if field.values is not None:
+        return field.values(field.default)
+    if field.kind is Kind.PAD and not field.default:
+        return bytes(field.size)
+    if field.kind is Kind.RAW:
+        return bytes(field.default).ljust(field.size, b"\0")
+    return field.default
+
+
+def install_codec(cls: FormatMeta) -> None:
+    """Give ``cls`` its constructor, ``parse_prefix``, ``parse`` and ``build``."""
+    fmt: type[Format] = cls  # type: ignore[assignment]
+    out = _Source(fmt)
+    head = [field for field in cls.FIELDS if field.is_head]
+    tail = [field for field in cls.FIELDS if not field.is_head and field.is_stored]
+    index = 0
+    while index < len(head):
+        field = head[index]
+        group = [field]
+        if field.kind is Kind.BITS:
+            while index + 1 < len(head) and head[index + 1].kind is Kind.BITS and not head[index + 1].size:
+                index += 1
+                group.append(head[index])
+        _lay_field(out, field, group)
+        index += 1
+
+    structs = [struct.Struct(group.format) for group in out.groups]
+    lines = _constructor(out, cls.FIELDS)
+    lines += ["def _parse_head(data, offset):"]
+    position = 0
+    if head:
+        lines += [" try:"]
+        for packed, names in zip(structs, out.unpacked, strict=True):
+            at = f"offset + {position}" if position else "offset"
+            lines.append(f"  {', '.join(names)}, = {out.refer(packed.unpack_from)}(data, {at})")
+            position += packed.size
+        lines += [" except _struct_error:", "  raise _truncated(_cls, data, offset) from None"]
+    lines += [" self = _new(_cls)", *(f" {line}" for line in out.assign), " return self"]
+    lines += ["def _build_head(self):", " try:"]
+    pieces = [
+        f"{out.refer(packed.pack)}({', '.join(values)})"
+        for packed, values in zip(structs, out.packed, strict=True)
+        if values
+    ]
+    lines += [f"  return {' + '.join(pieces) or repr(b'')}"]
+    lines += [" except (_struct_error, OverflowError, AttributeError, TypeError) as error:"]
+    lines += ["  raise _unfit(self, error) from None"]
+
+    out.scope |= {"_struct_error": struct.error, "_truncated": _truncated, "_unfit": _unfit}
+    source = "\n".join(lines)
+    exec(compile(source, f"<codec of {cls.__name__}>", "exec"), out.scope)  # noqa: S102
+    cls.CODEC_SOURCE = source  # type: ignore[attr-defined]
+    cls.STRUCT = structs[0] if len(structs) == 1 else None  # type: ignore[attr-defined]
+    cls.__init__ = out.scope["_init"]  # type: ignore[misc]
+    parse_head: Callable[[Any, int], Any] = out.scope["_parse_head"]
+    build_head: Callable[[Any], bytes] = out.scope["_build_head"]
+    size = fmt.SIZE
+
+    if not tail:
+
+        def parse_prefix(data: Any, offset: int = 0, end: int | None = None) -> tuple[Any, int]:
+            if end is not None and end - offset < size:
+                raise _truncated(fmt, data[:end], offset)
+            return parse_head(data, offset), offset + size
+
+        def parse(data: Any, offset: int = 0, end: int | None = None) -> Any:
+            if end is not None and end - offset < size:
+                raise _truncated(fmt, data[:end], offset)
+            return parse_head(data, offset)
+
+        cls.parse = staticmethod(parse)  # type: ignore[attr-defined]
+        cls.build = build_head  # type: ignore[attr-defined]
+    else:
+        steps = [(field.name, *_tail_codec(fmt, field)) for field in tail]
+
+        def parse_prefix(data: Any, offset: int = 0, end: int | None = None) -> tuple[Any, int]:
+            stop = len(data) if end is None else min(end, len(data))
+            if stop - offset < size:
+                raise _truncated(fmt, data[:stop], offset)
+            self = parse_head(data, offset)
+            position = offset + size
+            for name, read, _ in steps:
+                value, position = read(self, data, position, stop)
+                setattr(self, name, value)
+            return self, position
+
+        def build(self: Any) -> bytes:
+            return build_head(self) + b"".join(write(getattr(self, name)) for name, _, write in steps)
+
+        def parse(data: Any, offset: int = 0, end: int | None = None) -> Any:
+            return parse_prefix(data, offset, end)[0]
+
+        cls.parse = staticmethod(parse)  # type: ignore[attr-defined]
+        cls.build = build  # type: ignore[attr-defined]
+    cls.parse_prefix = staticmethod(parse_prefix)  # type: ignore[attr-defined]
+
+
+def _constructor(out: _Source, fields: tuple[Field, ...]) -> list[str]:
+    stored = [field for field in fields if field.is_stored]
+    parameters = []
+    for field in stored:
+        default = _default(field)
+        parameters.append(field.name if default is None else f"{field.name}={out.refer(default)}")
+    star = "*, " if parameters else ""
+    lines = [f"def _init(self, {star}{', '.join(parameters)}):"]
+    for field in stored:
+        value = field.name
+        if field.values is not None:
+            enum = out.refer(field.values)
+            value = f"{field.name} if type({field.name}) is {enum} else {enum}({field.name})"
+        lines.append(f" self.{field.name} = {value}")
+    return [*lines, " return None"]
+
+
+Reader = Callable[[Any, Any, int, int], tuple[Any, int]]
+Writer = Callable[[Any], bytes]
+
+
+def _scope_of(fmt: type[Format], self: Any) -> dict[str, int]:
+    return {f.name: getattr(self, f.name) for f in fmt.FIELDS if f.kind in (Kind.INT, Kind.BITS)}
+
+
+def _tail_codec(fmt: type[Format], field: Field) -> tuple[Reader, Writer]:
+    """How a tail field is read (``self, data, position, stop -> value, position``) and written."""
+    match field.kind:
+        case Kind.REST:
+            return _read_rest, bytes
+        case Kind.BLOB:
+            return _blob_reader(fmt, field), bytes
+        case Kind.ITEMS:
+            return _items_reader(fmt, field), _items_writer(field)
+        case Kind.VARIANT:
+            return _variant_reader(fmt, field), bytes
+    raise TypeError(field.kind)  # pragma: no cover - the metaclass lets no other kind into a tail
+
+
+def _read_rest(self: Any, data: Any, position: int, stop: int) -> tuple[bytes, int]:
+    return bytes(data[position:stop]), stop
+
+
+def _blob_reader(fmt: type[Format], field: Field) -> Reader:
+    assert field.length is not None
+    code = expression(field.length)
+
+    def read(self: Any, data: Any, position: int, stop: int) -> tuple[bytes, int]:
+        length = evaluate(code, _scope_of(fmt, self))
+        if length < 0:
+            raise WireError(f"{fmt.__name__}.{field.name}: a length of {length} bytes")
+        if position + length > stop:
+            raise Truncated(f"{fmt.__name__}.{field.name}: {length} bytes wanted, {stop - position} left")
+        return bytes(data[position : position + length]), position + length
+
+    return read
+
+
+def _items_reader(fmt: type[Format], field: Field) -> Reader:
+    code = None if field.count is None else expression(field.count)
+    element = field.element
+    where = f"{fmt.__name__}.{field.name}"
+    if isinstance(element, Field):
+        letter, order = _integer_code(element)
+        size = element.size
+        values = element.values
+
+        def read(self: Any, data: Any, position: int, stop: int) -> tuple[tuple[Any, ...], int]:
+            room = (stop - position) // size
+            number = room if code is None else evaluate(code, _scope_of(fmt, self))
+            if number < 0 or number > room:
+                raise Truncated(f"{where}: {number} elements of {size} bytes in {stop - position} bytes")
+            found = struct.unpack_from(f"{order or '<'}{number}{letter}", data, position)
+            return (tuple(map(values, found)) if values else found), position + number * size
+
+        return read
+
+    assert isinstance(element, FormatMeta)
+
+    def read_formats(self: Any, data: Any, position: int, stop: int) -> tuple[tuple[Any, ...], int]:
+        number = None if code is None else evaluate(code, _scope_of(fmt, self))
+        if number is not None and (number < 0 or number * element.SIZE > stop - position):
+            raise Truncated(f"{where}: {number} elements in {stop - position} bytes")
+        found: list[Any] = []
+        while position < stop if number is None else len(found) < number:
+            item, after = element.parse_prefix(data, position, stop)
+            if after <= position:
+                raise WireError(f"{where}: an element of no size")
+            found.append(item)
+            position = after
+        return tuple(found), position
+
+    return read_formats
+
+
+def _items_writer(field: Field) -> Writer:
+    element = field.element
+    if isinstance(element, Field):
+        letter, order = _integer_code(element)
+
+        def write(values: tuple[int, ...]) -> bytes:
+            try:
+                return struct.pack(f"{order or '<'}{len(values)}{letter}", *values)
+            except struct.error as error:
+                raise WireError(f"{field.name}: {error}") from None
+
+        return write
+    return lambda values: b"".join(value.build() for value in values)
+
+
+def _variant_reader(fmt: type[Format], field: Field) -> Reader:
+    assert field.on is not None and field.cases is not None
+    code = expression(field.on)
+    cases = field.cases
+
+    def read(self: Any, data: Any, position: int, stop: int) -> tuple[Any, int]:
+        chosen = choose(cases, evaluate(code, _scope_of(fmt, self)), stop - position)
+        if chosen is None:
+            return bytes(data[position:stop]), stop
+        return chosen.parse_prefix(data, position, stop)
+
+    return read
+
+
+def choose(cases: Any, tag: int, room: int) -> type[Format] | None:
+    """The format of a variant for a tag and the bytes there are; None if no case is known or none fits."""
+    found = cases.get(tag)
+    if found is None:
+        return None
+    candidates = found if isinstance(found, tuple) else (found,)
+    fitting = [candidate for candidate in candidates if room >= candidate.SIZE]
+    return max(fitting, key=lambda candidate: candidate.SIZE) if fitting else None
+
+
+def _truncated(cls: type[Format], data: Any, offset: int) -> Truncated:
+    left = max(len(data) - offset, 0)
+    return Truncated(f"{cls.__name__} needs {cls.SIZE} bytes and {left} are left")
+
+
+def _unfit(value: Format, error: Exception) -> WireError:
+    return WireError(f"{type(value).__name__} cannot be built: {error}")
