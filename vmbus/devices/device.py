@@ -1,0 +1,112 @@
+"""What a synthetic device is: the host end (a VSP) of one offer, its primary channel and its subchannels.
+
+The host's runtime calls the methods below from its loop's thread only; none of them may block. A device never sees
+taps, rings or the control plane: it is handed open channels, and answers with a handler for each.
+
+Source of the shapes: openvmm ``vm/devices/vmbus/vmbus_channel/src/channel.rs`` (``VmbusDevice``) and ``bus.rs``
+(``OfferParams``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
+
+from vmbus.errors import VmbusError
+
+if TYPE_CHECKING:
+    from vmbus.channel import Channel, ChannelHandler
+    from vmbus.loop import Loop
+    from vmbus.memory import GuestMemory
+
+State = dict[str, Any]
+"""What ``json`` can write: the state of a device on its way to the next host process, or to a person's eyes."""
+
+
+class DeviceError(VmbusError):
+    """A device cannot be made or cannot do what it was told; its text is for the person who configured it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferTraits:
+    """What an offer says about its channel besides the two ids (openvmm ``OfferChannel``)."""
+
+    user_defined: bytes = b""
+    """At most 120 bytes, padded with zeros; of a pipe, what follows the pipe's own parameters."""
+    flags: int = 0
+    """Offer flags beyond those that the runtime sets itself."""
+    mmio_megabytes: int = 0
+    pipe: str | None = None
+    """``"byte"`` or ``"message"`` when the channel is a pipe."""
+    monitor_latency: int | None = None
+    """Wanted latency of monitor-page signals, in 100 ns; None when signals are hypercalls."""
+
+    def __post_init__(self) -> None:
+        if len(self.user_defined) > 120:
+            raise DeviceError(f"an offer holds 120 bytes of user-defined data, not {len(self.user_defined)}")
+
+
+class DeviceBus(Protocol):
+    """What the runtime gives a device: its loop, the guest's memory, and what a device may ask about its offer."""
+
+    @property
+    def loop(self) -> Loop: ...
+
+    @property
+    def memory(self) -> GuestMemory | None:
+        """The guest's memory, once a guest has connected."""
+        ...
+
+    def offer_subchannels(self, count: int) -> None:
+        """Offer subchannels 1 to ``count`` of this device to the guest."""
+        ...
+
+    def rescind(self) -> None:
+        """Take the offer back, and with it every channel."""
+        ...
+
+    def reoffer(self) -> None:
+        """Offer the device again after :meth:`rescind`."""
+        ...
+
+    def note(self, text: str) -> None:
+        """One line for the log and for a capture, about what a guest did or what happened to the device."""
+        ...
+
+
+class Device(ABC):
+    """Base of every synthetic device."""
+
+    interface_id: UUID
+    instance_id: UUID
+    name: str
+    """Short, for logs, captures and ``vmbus ctl``: ``"scsi"``, ``"net"``."""
+    offer: OfferTraits = OfferTraits()
+    bus: DeviceBus | None = None
+
+    def attach(self, bus: DeviceBus) -> None:
+        """The device is about to be offered on ``bus``."""
+        self.bus = bus
+
+    @abstractmethod
+    def open(self, channel: Channel) -> ChannelHandler:
+        """The guest opened the primary channel, or a subchannel (``channel.subchannel_index`` above 0).
+
+        Raises a :class:`VmbusError` to refuse. The handler gets its packets from now on, and ``on_close`` at the end.
+        """
+
+    def save(self) -> State:
+        """The device's own state for another host process, JSON-able; rings and GPADLs are the runtime's."""
+        return {}
+
+    def restore(self, state: State) -> None:  # noqa: B027 - most devices have no state
+        """Take up a state that :meth:`save` gave, before any channel of it is opened again."""
+
+    def inspect(self) -> State:
+        """Live state for ``vmbus ctl inspect``."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 - most devices hold no files
+        """The host stops: release files. Every channel is closed already."""

@@ -1,0 +1,1 @@
+"""The guest ends (VSCs) of the synthetic devices, in Python: for tests, tools and demos."""

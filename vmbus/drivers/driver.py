@@ -1,0 +1,155 @@
+"""What a guest driver is, what its bus gives it, and the promise of something that is not there yet.
+
+Everything happens in the thread of the bus's loop. A driver has an event-driven core; the small synchronous face that
+tests and tools use (``disk.read(lba, 8)``) is built over it with :meth:`DriverBus.wait`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+from uuid import UUID
+
+from vmbus.errors import VmbusError
+
+if TYPE_CHECKING:
+    from vmbus.channel import Channel
+    from vmbus.loop import Loop
+    from vmbus.memory import GuestMemory
+    from vmbus.pages import PageAllocator
+
+T = TypeVar("T")
+
+
+class DriverError(VmbusError):
+    """A driver cannot do what it was asked to, because of the host or of the one who asked."""
+
+
+class Promise(Generic[T]):
+    """A value that will be there later, in the same thread: settled once, with a value or with an error."""
+
+    __slots__ = ("_callbacks", "_error", "_value", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._value: T | None = None
+        self._error: VmbusError | None = None
+        self._callbacks: list[Callable[[Promise[T]], object]] = []
+
+    def resolve(self, value: T) -> None:
+        """Settle it with a value; ignored when it is settled already."""
+        self._settle(value, None)
+
+    def reject(self, error: VmbusError) -> None:
+        """Settle it with an error; ignored when it is settled already."""
+        self._settle(None, error)
+
+    def _settle(self, value: T | None, error: VmbusError | None) -> None:
+        if self.done:
+            return
+        self.done, self._value, self._error = True, value, error
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)
+
+    def then(self, callback: Callable[[Promise[T]], object]) -> None:
+        """Call ``callback(self)`` when it is settled; at once if it is."""
+        if self.done:
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+
+    def result(self) -> T:
+        """The value, or the error raised; only when ``done``."""
+        if not self.done:
+            raise DriverError("the answer is not there yet")
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
+
+
+class ChannelOffer(Protocol):
+    """What the host offered, as far as drivers look at it."""
+
+    @property
+    def interface_id(self) -> UUID: ...
+
+    @property
+    def instance_id(self) -> UUID: ...
+
+    @property
+    def channel_id(self) -> int: ...
+
+    @property
+    def subchannel_index(self) -> int: ...
+
+    @property
+    def user_defined(self) -> bytes: ...
+
+
+class DriverBus(Protocol):
+    """What the guest's runtime gives a driver."""
+
+    @property
+    def loop(self) -> Loop: ...
+
+    @property
+    def memory(self) -> GuestMemory: ...
+
+    @property
+    def pages(self) -> PageAllocator:
+        """The guest's own pages: take buffers from here, and give them back."""
+        ...
+
+    def open(
+        self,
+        offer: ChannelOffer,
+        ring_pages_out: int = 16,
+        ring_pages_in: int = 16,
+        user_data: bytes = b"",
+        target_vp: int = 0,
+    ) -> Promise[Channel]:
+        """Make the rings, their GPADL, and open the channel; set ``channel.handler`` when it is there."""
+        ...
+
+    def close(self, channel: Channel) -> None:
+        """Close the channel and give its rings' pages back."""
+        ...
+
+    def create_gpadl(self, channel: Channel, pfns: Sequence[int]) -> Promise[int]:
+        """Let the host see pages; the promise is of the GPADL's id."""
+        ...
+
+    def teardown_gpadl(self, channel: Channel, gpadl_id: int) -> Promise[None]: ...
+
+    def wait(self, promise: Promise[T], timeout: float = 30.0) -> T:
+        """Run the loop until the promise is settled; :class:`DriverError` when ``timeout`` seconds were not enough."""
+        ...
+
+
+class Driver(ABC):
+    """Base of every guest driver. One object serves one offered device, its primary channel and subchannels."""
+
+    interface_ids: ClassVar[tuple[UUID, ...]]
+    """The interfaces that this driver speaks."""
+
+    @classmethod
+    def probe(cls, offer: ChannelOffer) -> bool:
+        """Whether this driver is for that offer."""
+        return offer.interface_id in cls.interface_ids and offer.subchannel_index == 0
+
+    @abstractmethod
+    def attach(self, bus: DriverBus, offer: ChannelOffer) -> None:
+        """The device is there: open its channel through ``bus``."""
+
+    def subchannel_offered(self, offer: ChannelOffer) -> None:  # noqa: B027 - most devices have one channel
+        """The host offered another channel of the same device."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """The offer was rescinded, or the connection ended: fail what is under way, free pages."""
+
+    def inspect(self) -> dict[str, Any]:
+        """Live state for people."""
+        return {}
