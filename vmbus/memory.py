@@ -1,16 +1,18 @@
 """Guest memory: one shared memory file, seen by the guest that owns it or by the host that serves it.
 
-A guest physical address (GPA) is an offset in the file, in bytes; a page frame number (PFN) is a GPA divided by 4096. That is
-how the memory of User-Mode Linux looks to another process (``arch/um/kernel/physmem.c`` in Linux: ``phys_mapping``), and
-our own guests do the same. Pages are 4 KiB everywhere, as they are on VMBus whatever the guest's own page size is.
+A guest physical address (GPA) is an offset in the file, in bytes; a page frame number (PFN) is a GPA divided by 4096.
+That is how the memory of User-Mode Linux looks to another process (``arch/um/kernel/physmem.c`` in Linux:
+``phys_mapping``), and our own guests do the same. Pages are 4 KiB everywhere, as they are on VMBus whatever the guest's
+own page size is.
 
 Rings and buffers lie scattered over pages. :meth:`GuestMemory.map_pages` maps such pages side by side, without an
 extension module: an anonymous ``mmap`` reserves the addresses and is the Python object that owns them, and the file's
 pages are then mapped over it with ``MAP_FIXED``. So whoever holds a memoryview keeps the mapping alive, and closing
 it too early is an exception and not a crash.
 
-What this cannot protect from: a file that could not be sealed (User-Mode Linux's) and that its owner truncates. Touching
-pages beyond the new end kills the process that touches them (SIGBUS). One host process serves one guest for that reason.
+What this cannot protect from: a file that could not be sealed (User-Mode Linux's) and that its owner truncates.
+Touching pages beyond the new end kills the process that touches them (SIGBUS). One host process serves one guest for
+that reason.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ import mmap
 import os
 from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import Self
 
+from vmbus.atomics import address_of
 from vmbus.errors import VmbusError
 
 PAGE_SIZE = 4096
@@ -57,11 +61,6 @@ class MemoryInUse(GuestMemoryError):
 
 class MappingFailed(GuestMemoryError):
     """The kernel refused to map pages, or too many were asked for."""
-
-
-def address_of(view: memoryview | mmap.mmap) -> int:
-    """Return the address of the first byte of a writable, contiguous buffer, as a number for C functions."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
 def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -111,7 +110,7 @@ class Mapping:
             self.view = memoryview(self._area)
             raise MemoryInUse("a mapping of guest pages is still in use: a view of it is held") from error
 
-    def __enter__(self) -> Mapping:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -123,8 +122,8 @@ class Mapping:
 class GuestMemory:
     """A guest's memory of ``size`` bytes, mapped read-write.
 
-    ``first_gpa`` is the first address that really lies in the file: User-Mode Linux keeps its kernel image elsewhere, and
-    an address below is refused like one beyond the end.
+    ``first_gpa`` is the first address that really lies in the file: User-Mode Linux keeps its kernel image elsewhere,
+    and an address below is refused like one beyond the end.
     """
 
     __slots__ = ("_area", "_view", "fd", "first_gpa", "size")
@@ -155,8 +154,8 @@ class GuestMemory:
     def attach(cls, fd: int, size: int, first_gpa: int = 0) -> GuestMemory:
         """Map the memory file that a guest handed over. ``fd`` is duplicated and stays the caller's.
 
-        A file that can still be sealed but is not sealed against shrinking is refused (:class:`UnsealedMemory`): its owner
-        could truncate it under us. A file that cannot be sealed at all (User-Mode Linux's, on tmpfs) is accepted.
+        A file that can still be sealed but is not sealed against shrinking is refused (:class:`UnsealedMemory`): its
+        owner could truncate it under us. A file that cannot be sealed at all (User-Mode Linux's) is accepted.
         """
         if size <= 0 or size % PAGE_SIZE or not 0 <= first_gpa < size:
             raise GuestMemoryError(f"guest memory of {size} bytes from address {first_gpa:#x} makes no sense")
@@ -164,7 +163,9 @@ class GuestMemory:
         if actual < size:
             raise MemoryFileTooSmall(f"the guest's memory file has {actual} bytes, the guest says {size}")
         if not _is_safe_from_shrinking(fd):
-            raise UnsealedMemory("the guest's memory file is not sealed against shrinking (F_SEAL_SHRINK), and could be")
+            raise UnsealedMemory(
+                "the guest's memory file could be sealed against shrinking (F_SEAL_SHRINK), and is not"
+            )
         owned = os.dup(fd)
         try:
             return cls(owned, size, first_gpa)
@@ -208,8 +209,8 @@ class GuestMemory:
     def map_pages(self, pfns: Sequence[int], mirrored_from: int | None = None) -> Mapping:
         """Map pages side by side, wherever in the guest's memory they are.
 
-        With ``mirrored_from=n`` the pages from the n-th on are mapped a second time behind the last one. A ring is mapped
-        with ``mirrored_from=1``: its data then follows itself, and a packet that wraps is one slice.
+        With ``mirrored_from=n`` the pages from the n-th on are mapped a second time behind the last one. A ring is
+        mapped with ``mirrored_from=1``: its data then follows itself, and a packet that wraps is one slice.
         """
         self.check_pages(pfns)
         layout = list(pfns)
@@ -242,7 +243,7 @@ class GuestMemory:
             raise MemoryInUse("the guest's memory is still in use: a view of it is held") from error
         os.close(self.fd)
 
-    def __enter__(self) -> GuestMemory:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

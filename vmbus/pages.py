@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import pairwise
 
 from vmbus.memory import PAGE_SHIFT, GuestMemory, GuestMemoryError, merge_ranges
 
@@ -75,7 +76,7 @@ class PageAllocator:
         """Give pages back. Pages that are free already are an error of the caller's, and nothing is freed."""
         ordered = sorted(pfns)
         runs = sorted([*self._free, *((pfn, 1) for pfn in ordered)])
-        for (first, count), (following, _) in zip(runs, runs[1:], strict=False):
+        for (first, count), (following, _) in pairwise(runs):
             if first + count > following:
                 raise GuestMemoryError(f"page {following:#x} is freed twice")
         self._free = merge_ranges(runs)

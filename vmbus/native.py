@@ -1,0 +1,24 @@
+"""Finds the optional C extension ``vmbus._native``; ``extension`` is the module, or None.
+
+None when it was not built (no compiler at installation) or when the environment says ``VMBUS_PURE_PYTHON=1``.
+Whoever uses it has a version of the same thing in Python beside it, and picks here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+
+def load() -> ModuleType | None:
+    """Import the extension if it is there and wanted."""
+    if os.environ.get("VMBUS_PURE_PYTHON", "0") not in ("", "0"):
+        return None
+    try:
+        return importlib.import_module("vmbus._native")
+    except ImportError:
+        return None
+
+
+extension = load()
