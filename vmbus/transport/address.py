@@ -1,0 +1,103 @@
+"""Addresses of the form ``scheme:params``; a bare path means ``unix:PATH``.
+
+``unix:PATH`` is a Unix stream socket; ``fd:N`` is a connected socket that was inherited (what tests and the demo use
+to join two ends in process).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmbus.errors import VmbusError
+
+
+class AddressError(VmbusError):
+    """An address that cannot be parsed, or that nothing can be reached at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a partition is listened for or found."""
+
+    scheme: str
+    params: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.params}"
+
+    @property
+    def path(self) -> Path:
+        return Path(self.params)
+
+
+def parse_address(text: str, schemes: tuple[str, ...] = ("unix", "fd")) -> Address:
+    """``scheme:params``, or a bare path."""
+    scheme, colon, params = text.partition(":")
+    if not colon or "/" in scheme:
+        scheme, params = "unix", text
+    if scheme not in schemes:
+        raise AddressError(f"{text!r}: unknown scheme {scheme!r}; known: {', '.join(schemes)}")
+    if not params:
+        raise AddressError(f"{text!r}: nothing after {scheme}:")
+    if scheme == "unix" and len(os.fsencode(params)) > 107:
+        raise AddressError(f"{params}: a Unix socket's path has at most 107 bytes, this one {len(os.fsencode(params))}")
+    return Address(scheme, params)
+
+
+def listen(address: Address, *, mode: int = 0o600) -> socket.socket:
+    """A listening socket at ``unix:PATH``; a socket file that nobody listens on any more is replaced.
+
+    Raises ``AddressError`` when somebody does, or when the path cannot be used.
+    """
+    if address.scheme != "unix":
+        raise AddressError(f"{address}: only unix: addresses can be listened on")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(address)
+        before = os.umask(0o777 & ~mode)
+        try:
+            listener.bind(address.params)
+        finally:
+            os.umask(before)
+        listener.listen(16)
+    except OSError as error:
+        listener.close()
+        raise AddressError(f"cannot listen on {address}: {error.strerror or error}") from None
+    except AddressError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def _remove_stale(address: Address) -> None:
+    if not address.path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(address.params)
+        except OSError as error:
+            if error.errno == errno.ECONNREFUSED:
+                address.path.unlink(missing_ok=True)
+            return
+    raise AddressError(f"cannot listen on {address}: another process is listening there")
+
+
+def connect(address: Address) -> socket.socket:
+    """A connected stream socket."""
+    if address.scheme == "fd":
+        try:
+            return socket.socket(fileno=int(address.params))
+        except (ValueError, OSError):
+            raise AddressError(f"{address}: not a socket's file descriptor") from None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(address.params)
+    except OSError as error:
+        connection.close()
+        raise AddressError(f"cannot connect to {address}: {error.strerror or error}") from None
+    return connection
