@@ -2,6 +2,7 @@
 
 Parsing 24 bytes into a slotted object this way costs a fraction of a microsecond; interpreting the same
 declaration costs tens (docs/decisions.md has the figures).  The generated source is kept in ``CODEC_SOURCE``.
+``tail`` reads and writes what comes after the fixed-size head.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
+from vmbus.wire.elements import UNSIGNED, byte_order, fitted, has_code, integer_code, list_codec
 from vmbus.wire.enums import OpenFlags
-from vmbus.wire.schema import Field, Format, FormatMeta, Kind, Truncated, Values, WireError, evaluate, expression
-
-_UNSIGNED = {1: "B", 2: "H", 4: "I", 8: "Q"}
+from vmbus.wire.schema import Field, Format, FormatMeta, Kind, Truncated, Values, WireError
+from vmbus.wire.tail import tail_codec
 
 
 class _Group:
@@ -94,28 +95,22 @@ def _members(values: Values) -> dict[Any, Any]:
     return known
 
 
-def _integer_code(field: Field) -> tuple[str, str]:
-    code = _UNSIGNED[field.size]
-    order = "" if field.size == 1 else ">" if field.big else "<"
-    return (code.lower() if field.signed else code), order
-
-
 def _lay_field(out: _Source, field: Field, group: list[Field]) -> None:
     """Add one head field (``group``: the bit fields that share its integer)."""
     raw_name = f"_{field.name}"
     match field.kind:
         case Kind.INT if field.size == 3:
-            out.lay("3s", 3, "", [raw_name], [f"int(self.{field.name}).to_bytes(3, 'big')"])
-            out.set_field(field, f"int.from_bytes({raw_name}, 'big')")
+            out.lay("3s", 3, "", [raw_name], [f"int(self.{field.name}).to_bytes(3, {byte_order(field)!r})"])
+            out.set_field(field, f"int.from_bytes({raw_name}, {byte_order(field)!r})")
         case Kind.INT:
-            code, order = _integer_code(field)
+            code, order = integer_code(field)
             out.lay(code, field.size, order, [raw_name], [f"self.{field.name}"])
             out.set_field(field, raw_name)
         case Kind.BITS:
             order = "" if field.container == 1 else ">" if field.big else "<"
             parts = [f"_bits(self.{f.name}, {f.width}) << {f.shift}" for f in group]
             out.scope["_bits"] = _checked_bits
-            out.lay(_UNSIGNED[field.container], field.container, order, [raw_name], [" | ".join(parts)])
+            out.lay(UNSIGNED[field.container], field.container, order, [raw_name], [" | ".join(parts)])
             for f in group:
                 out.set_field(f, f"({raw_name} >> {f.shift}) & {(1 << f.width) - 1:#x}")
         case Kind.GUID:
@@ -123,15 +118,15 @@ def _lay_field(out: _Source, field: Field, group: list[Field]) -> None:
             out.lay("16s", 16, "", [raw_name], [f"self.{field.name}.bytes_le"])
             out.assign.append(f"self.{field.name} = {uuid}(bytes_le={raw_name})")
         case Kind.RAW | Kind.PAD:
-            fit = out.refer(_fitted)
+            fit = out.refer(fitted)
             out.lay(f"{field.size}s", field.size, "", [raw_name], [f"{fit}(self.{field.name}, {field.size})"])
             out.assign.append(f"self.{field.name} = {raw_name}")
         case Kind.NESTED:
             nested = out.refer(field.element)
             out.lay(f"{field.size}s", field.size, "", [raw_name], [f"self.{field.name}.build()"])
             out.assign.append(f"self.{field.name} = {nested}.parse({raw_name})")
-        case Kind.ARRAY if isinstance(field.element, Field) and field.element.size != 3:
-            code, order = _integer_code(field.element)
+        case Kind.ARRAY if isinstance(field.element, Field) and has_code(field.element):
+            code, order = integer_code(field.element)
             names = [f"{raw_name}_{i}" for i in range(field.number)]
             counted = out.refer(_counted)
             out.lay(
@@ -145,28 +140,12 @@ def _lay_field(out: _Source, field: Field, group: list[Field]) -> None:
             listed = ", ".join(f"{out.refer(values)}({n})" if values else n for n in names)
             out.assign.append(f"self.{field.name} = ({listed},)")
         case Kind.ARRAY:
-            element = field.element
-            assert isinstance(element, FormatMeta), f"{field.name}: an array of 24-bit integers"
-            joined, split = out.refer(_joined), out.refer(element)
-            out.lay(
-                f"{field.size}s",
-                field.size,
-                "",
-                [raw_name],
-                [f"{joined}(self.{field.name}, {field.number}, {field.name!r})"],
-            )
-            step = element.SIZE
-            out.assign.append(
-                f"self.{field.name} = tuple({split}.parse({raw_name}, _i) for _i in range(0, {field.size}, {step}))"
-            )
+            split, join = list_codec(field)
+            joined = f"{out.refer(join)}({out.refer(_counted)}(self.{field.name}, {field.number}, {field.name!r}))"
+            out.lay(f"{field.size}s", field.size, "", [raw_name], [joined])
+            out.assign.append(f"self.{field.name} = {out.refer(split)}({raw_name}, 0, {field.size}, {field.number})[0]")
         case _:  # pragma: no cover - the metaclass lets no other kind into a head
             raise TypeError(field.kind)
-
-
-def _fitted(value: bytes, size: int) -> bytes:
-    if len(value) > size:
-        raise WireError(f"{len(value)} bytes do not fit a field of {size}")
-    return bytes(value)
 
 
 def _checked_bits(value: int, width: int) -> int:
@@ -175,16 +154,10 @@ def _checked_bits(value: int, width: int) -> int:
     return value
 
 
-def _counted(values: tuple[int, ...], number: int, name: str) -> tuple[int, ...]:
+def _counted(values: tuple[Any, ...], number: int, name: str) -> tuple[Any, ...]:
     if len(values) != number:
         raise WireError(f"{name} has {len(values)} elements, not {number}")
     return values
-
-
-def _joined(values: tuple[Format, ...], number: int, name: str) -> bytes:
-    if len(values) != number:
-        raise WireError(f"{name} has {len(values)} elements, not {number}")
-    return b"".join(value.build() for value in values)
 
 
 def _default(field: Field) -> Any:
@@ -264,7 +237,7 @@ def install_codec(cls: FormatMeta) -> None:
         cls.parse = staticmethod(parse)  # type: ignore[attr-defined]
         cls.build = build_head  # type: ignore[attr-defined]
     else:
-        steps = [(field.name, *_tail_codec(fmt, field)) for field in tail]
+        steps = [(field.name, *tail_codec(fmt, field)) for field in tail]
 
         def parse_prefix(data: Any, offset: int = 0, end: int | None = None) -> tuple[Any, int]:
             stop = len(data) if end is None else min(end, len(data))
@@ -303,123 +276,6 @@ def _constructor(out: _Source, fields: tuple[Field, ...]) -> list[str]:
             value = f"{field.name} if type({field.name}) is {enum} else {enum}({field.name})"
         lines.append(f" self.{field.name} = {value}")
     return [*lines, " return None"]
-
-
-Reader = Callable[[Any, Any, int, int], tuple[Any, int]]
-Writer = Callable[[Any], bytes]
-
-
-def _scope_of(fmt: type[Format], self: Any) -> dict[str, int]:
-    return {f.name: getattr(self, f.name) for f in fmt.FIELDS if f.kind in (Kind.INT, Kind.BITS)}
-
-
-def _tail_codec(fmt: type[Format], field: Field) -> tuple[Reader, Writer]:
-    """How a tail field is read (``self, data, position, stop -> value, position``) and written."""
-    match field.kind:
-        case Kind.REST:
-            return _read_rest, bytes
-        case Kind.BLOB:
-            return _blob_reader(fmt, field), bytes
-        case Kind.ITEMS:
-            return _items_reader(fmt, field), _items_writer(field)
-        case Kind.VARIANT:
-            return _variant_reader(fmt, field), bytes
-    raise TypeError(field.kind)  # pragma: no cover - the metaclass lets no other kind into a tail
-
-
-def _read_rest(self: Any, data: Any, position: int, stop: int) -> tuple[bytes, int]:
-    return bytes(data[position:stop]), stop
-
-
-def _blob_reader(fmt: type[Format], field: Field) -> Reader:
-    assert field.length is not None
-    code = expression(field.length)
-
-    def read(self: Any, data: Any, position: int, stop: int) -> tuple[bytes, int]:
-        length = evaluate(code, _scope_of(fmt, self))
-        if length < 0:
-            raise WireError(f"{fmt.__name__}.{field.name}: a length of {length} bytes")
-        if position + length > stop:
-            raise Truncated(f"{fmt.__name__}.{field.name}: {length} bytes wanted, {stop - position} left")
-        return bytes(data[position : position + length]), position + length
-
-    return read
-
-
-def _items_reader(fmt: type[Format], field: Field) -> Reader:
-    code = None if field.count is None else expression(field.count)
-    element = field.element
-    where = f"{fmt.__name__}.{field.name}"
-    if isinstance(element, Field):
-        letter, order = _integer_code(element)
-        size = element.size
-        values = element.values
-
-        def read(self: Any, data: Any, position: int, stop: int) -> tuple[tuple[Any, ...], int]:
-            room = (stop - position) // size
-            number = room if code is None else evaluate(code, _scope_of(fmt, self))
-            if number < 0 or number > room:
-                raise Truncated(f"{where}: {number} elements of {size} bytes in {stop - position} bytes")
-            found = struct.unpack_from(f"{order or '<'}{number}{letter}", data, position)
-            return (tuple(map(values, found)) if values else found), position + number * size
-
-        return read
-
-    assert isinstance(element, FormatMeta)
-
-    def read_formats(self: Any, data: Any, position: int, stop: int) -> tuple[tuple[Any, ...], int]:
-        number = None if code is None else evaluate(code, _scope_of(fmt, self))
-        if number is not None and (number < 0 or number * element.SIZE > stop - position):
-            raise Truncated(f"{where}: {number} elements in {stop - position} bytes")
-        found: list[Any] = []
-        while position < stop if number is None else len(found) < number:
-            item, after = element.parse_prefix(data, position, stop)
-            if after <= position:
-                raise WireError(f"{where}: an element of no size")
-            found.append(item)
-            position = after
-        return tuple(found), position
-
-    return read_formats
-
-
-def _items_writer(field: Field) -> Writer:
-    element = field.element
-    if isinstance(element, Field):
-        letter, order = _integer_code(element)
-
-        def write(values: tuple[int, ...]) -> bytes:
-            try:
-                return struct.pack(f"{order or '<'}{len(values)}{letter}", *values)
-            except struct.error as error:
-                raise WireError(f"{field.name}: {error}") from None
-
-        return write
-    return lambda values: b"".join(value.build() for value in values)
-
-
-def _variant_reader(fmt: type[Format], field: Field) -> Reader:
-    assert field.on is not None and field.cases is not None
-    code = expression(field.on)
-    cases = field.cases
-
-    def read(self: Any, data: Any, position: int, stop: int) -> tuple[Any, int]:
-        chosen = choose(cases, evaluate(code, _scope_of(fmt, self)), stop - position)
-        if chosen is None:
-            return bytes(data[position:stop]), stop
-        return chosen.parse_prefix(data, position, stop)
-
-    return read
-
-
-def choose(cases: Any, tag: int, room: int) -> type[Format] | None:
-    """The format of a variant for a tag and the bytes there are; None if no case is known or none fits."""
-    found = cases.get(tag)
-    if found is None:
-        return None
-    candidates = found if isinstance(found, tuple) else (found,)
-    fitting = [candidate for candidate in candidates if room >= candidate.SIZE]
-    return max(fitting, key=lambda candidate: candidate.SIZE) if fitting else None
 
 
 def _truncated(cls: type[Format], data: Any, offset: int) -> Truncated:

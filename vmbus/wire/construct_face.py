@@ -7,13 +7,15 @@ independent oracle in the tests.  Values come back as construct knows them: plai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 from uuid import UUID
 
 import construct as c
 
-from vmbus.wire.schema import Field, Format, FormatMeta, Kind, evaluate, expression
+from vmbus.wire.expression import reader
+from vmbus.wire.schema import Field, Format, FormatMeta, Kind
 
 
 class _Guid(c.Adapter):  # type: ignore[misc]
@@ -60,20 +62,23 @@ def _element(element: Field | type[Format] | None) -> Any:
     if isinstance(element, FormatMeta):
         return construct_of(element)
     assert isinstance(element, Field)
-    return _integer(element)
+    return _member(element)
 
 
-def _computed(text: str) -> Any:
-    code = expression(text)
+class _Names:
+    """A construct context under the names of the declaration: bit fields and nested formats by attribute."""
 
-    def value(context: Any) -> int:
-        scope = {k: v for k, v in context.items() if isinstance(v, int)}
-        for key, group in context.items():
-            if str(key).startswith("_bits_"):
-                scope |= {k: v for k, v in group.items() if isinstance(v, int)}
-        return evaluate(code, scope)
+    def __init__(self, context: Any) -> None:
+        for key, value in context.items():
+            if not str(key).startswith("_"):
+                setattr(self, str(key), _Names(value) if isinstance(value, dict) else value)
+            elif str(key).startswith("_bits_"):
+                self.__dict__.update(value)
 
-    return value
+
+def _computed(text: str) -> Callable[[Any], int]:
+    value_of = reader(text)
+    return lambda context: value_of(_Names(context))
 
 
 def _member(field: Field) -> Any:
@@ -88,18 +93,21 @@ def _member(field: Field) -> Any:
             return _element(field.element)
         case Kind.ARRAY:
             return c.Array(field.number, _element(field.element))
-        case Kind.ITEMS if field.count is None:
-            return c.GreedyRange(_element(field.element))
-        case Kind.ITEMS:
-            assert field.count is not None
+        case Kind.ITEMS if field.count is not None:
             return c.Array(_computed(field.count), _element(field.element))
+        case Kind.ITEMS:
+            return _bounded(field, c.GreedyRange(_element(field.element)))
         case Kind.BLOB:
             assert field.length is not None
             return c.Bytes(_computed(field.length))
         case Kind.VARIANT:
-            return _variant(field)
+            return _bounded(field, _variant(field))
         case _:
             return c.GreedyBytes
+
+
+def _bounded(field: Field, subcon: Any) -> Any:
+    return subcon if field.length is None else c.FixedSized(_computed(field.length), subcon)
 
 
 def _variant(field: Field) -> Any:
@@ -107,6 +115,8 @@ def _variant(field: Field) -> Any:
     cases = {}
     for tag, found in field.cases.items():
         candidates = found if isinstance(found, tuple) else (found,)
-        largest_first = sorted(candidates, key=lambda fmt: -fmt.SIZE)
-        cases[tag] = c.Select(*(construct_of(fmt) for fmt in largest_first), c.GreedyBytes)
+        bodies = [construct_of(fmt) for fmt in sorted(candidates, key=lambda fmt: -fmt.SIZE)]
+        if field.length is not None:
+            bodies = [c.FocusedSeq("body", "body" / body, c.Terminated) for body in bodies]
+        cases[tag] = c.Select(*bodies, c.GreedyBytes)
     return c.Switch(_computed(field.on), cases, default=c.GreedyBytes)

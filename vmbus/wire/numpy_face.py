@@ -38,6 +38,6 @@ def _kind(field: Field) -> Any:
         return dtype_of(field.element)
     if field.kind is Kind.ARRAY and isinstance(field.element, FormatMeta):
         return (dtype_of(field.element), (field.number,))
-    if field.kind is Kind.ARRAY and isinstance(field.element, Field) and field.element.size != 3:
+    if field.kind is Kind.ARRAY and isinstance(field.element, Field):
         return (_kind(field.element), (field.number,))
     return f"V{field.size}"

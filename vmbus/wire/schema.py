@@ -20,23 +20,23 @@ A format is a fixed-size *head* and then, if need be, a variable *tail*.  Head f
 that is left).  ``located`` names bytes of the format by offset and length without storing them twice.
 
 Integers are little-endian unless the name starts with ``be``.  Counts, lengths and offsets are small arithmetic
-expressions over fields that stand earlier in the same format, so that every derived face can translate
-them, e.g. ``count="(byte_offset + byte_count + 4095) // 4096"``.
+expressions over fields that stand earlier in the same format (``header.length`` reads a field of a nested one), so that
+every derived face can translate them, e.g. ``count="(byte_offset + byte_count + 4095) // 4096"``.
+
+Building writes what it is given: it does not compute counts, lengths or offsets, so that wrong ones can be made too.
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cache
-from types import CodeType
 from typing import Any, ClassVar, Self, dataclass_transform
 from uuid import UUID
 
 from vmbus.errors import VmbusError
 from vmbus.wire.enums import OpenEnum, OpenFlags
+from vmbus.wire.expression import reader
 
 Buffer = bytes | bytearray | memoryview
 
@@ -99,9 +99,9 @@ class Field:
     number: int = 0
     """Elements of an array."""
     count: str | None = None
-    """Elements of ``items``, as an expression; None means until the end."""
+    """Elements of ``items``, as an expression; None means as many as there is room for."""
     length: str | None = None
-    """Bytes of a ``blob`` or ``located``, as an expression."""
+    """Bytes of a ``blob`` or ``located``, and of ``items`` and ``variant`` that do not go to the end; an expression."""
     offset: str | None = None
     """Where a ``located`` field starts, from the start of its format, as an expression."""
     on: str | None = None
@@ -229,7 +229,9 @@ def pad(size: int, *, default: Any = b"", doc: str = "") -> Any:
 
 
 def array(element: Any, number: int, *, default: Any = None, doc: str = "") -> Any:
-    """``number`` elements (an integer specifier such as ``u32()``, or a fixed-size format): a tuple in Python."""
+    """``number`` elements (an integer, ``guid()``, ``raw(n)``, or a fixed-size format): a tuple in Python."""
+    if not isinstance(element, Field) and not element.IS_FIXED:
+        raise TypeError(f"{element.__name__} has a variable tail: only fixed-size formats make an array")
     size = (element.size if isinstance(element, Field) else element.SIZE) * number
     return Field(Kind.ARRAY, size=size, element=element, number=number, default=default, doc=doc)
 
@@ -241,9 +243,17 @@ def nested(element: type[Format], *, default: Any = None, doc: str = "") -> Any:
     return Field(Kind.NESTED, size=element.SIZE, element=element, default=default, doc=doc)
 
 
-def items(element: Any, *, count: str | None = None, default: Any = (), doc: str = "") -> Any:
-    """A list of integers or formats: ``count`` of them, or as many as there are until the end.  A tuple in Python."""
-    return Field(Kind.ITEMS, element=element, count=count, default=default, doc=doc)
+def items(
+    element: Any, *, count: str | None = None, length: str | None = None, default: Any = (), doc: str = ""
+) -> Any:
+    """A list of integers, GUIDs or formats, a tuple in Python.
+
+    ``count`` says how many, or ``length`` how many bytes they fill exactly; without either there are as many as fit,
+    and bytes too few for one more are left to the next field.
+    """
+    if count is not None and length is not None:
+        raise TypeError("items have a count or a length, not both")
+    return Field(Kind.ITEMS, element=element, count=count, length=length, default=default, doc=doc)
 
 
 def blob(*, length: str, default: Any = b"", text: str = "", payload: bool = False, doc: str = "") -> Any:
@@ -252,13 +262,20 @@ def blob(*, length: str, default: Any = b"", text: str = "", payload: bool = Fal
 
 
 def variant(
-    *, on: str, cases: Mapping[int, type[Format] | tuple[type[Format], ...]], default: Any = b"", doc: str = ""
+    *,
+    on: str,
+    cases: Mapping[int, type[Format] | tuple[type[Format], ...]],
+    length: str | None = None,
+    default: Any = b"",
+    doc: str = "",
 ) -> Any:
     """A body whose format is chosen by the expression ``on``; of several formats, the largest head that fits.
 
-    A tag without a case, and bytes too few for any case, stay ``bytes`` up to the end.
+    A tag without a case, and bytes too few for any case, stay ``bytes`` up to the end.  With ``length`` the body has
+    exactly that many bytes; should the chosen format not fill them, they stay ``bytes`` too, so a format that may
+    grow ends with ``rest()``.
     """
-    return Field(Kind.VARIANT, on=on, cases=cases, default=default, doc=doc)
+    return Field(Kind.VARIANT, on=on, cases=cases, length=length, default=default, doc=doc)
 
 
 def rest(*, default: Any = b"", text: str = "", payload: bool = False, doc: str = "") -> Any:
@@ -350,11 +367,10 @@ def _laid_out(name: str, fields: tuple[Field, ...]) -> tuple[Field, ...]:
 
 def _located_property(field: Field) -> property:
     assert field.offset is not None and field.length is not None
-    offset, length, element = expression(field.offset), expression(field.length), field.element
+    offset, length, element = reader(field.offset), reader(field.length), field.element
 
     def get(self: Format) -> Any:
-        scope = {f.name: getattr(self, f.name) for f in self.FIELDS if f.kind in (Kind.INT, Kind.BITS)}
-        start, size = evaluate(offset, scope), evaluate(length, scope)
+        start, size = offset(self), length(self)
         data = self.build()
         if start < 0 or size < 0 or start + size > len(data):
             raise WireError(f"{type(self).__name__}.{field.name}: bytes {start} to {start + size} of {len(data)}")
@@ -364,36 +380,12 @@ def _located_property(field: Field) -> property:
         assert isinstance(element, FormatMeta)
         parsed: list[Any] = []
         position = 0
-        while position < size:
-            item, after = element.parse_prefix(found, position)
-            if after <= position:
-                break
+        while size - position >= max(element.SIZE, 1):
+            item, position = element.parse_prefix(found, position)
             parsed.append(item)
-            position = after
         return tuple(parsed)
 
     return property(get, doc=field.doc or None)
-
-
-_NODES = (
-    ast.Expression, ast.BinOp, ast.Name, ast.Load, ast.Constant, ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod,
-    ast.BitAnd, ast.LShift, ast.RShift,
-)  # fmt: skip
-
-
-@cache
-def expression(text: str) -> CodeType:
-    """An arithmetic expression over field names, compiled; only ``+ - * // % & << >>``, names and integers."""
-    tree = ast.parse(text, mode="eval")
-    for node in ast.walk(tree):
-        if not isinstance(node, _NODES):
-            raise TypeError(f"{text!r}: {type(node).__name__} has no place in a format's expression")
-    return compile(tree, "<format>", "eval")
-
-
-def evaluate(code: CodeType, scope: Mapping[str, Any]) -> int:
-    """The value of a compiled expression over the fields in ``scope``."""
-    return int(eval(code, {"__builtins__": {}}, scope))  # noqa: S307  (the names and operators are checked above)
 
 
 class Format(metaclass=FormatMeta):

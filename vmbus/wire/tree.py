@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 from uuid import UUID
 
-from vmbus.wire.codec import choose
 from vmbus.wire.enums import OpenEnum, OpenFlags
-from vmbus.wire.schema import Buffer, Field, Format, FormatMeta, Kind, evaluate, expression
+from vmbus.wire.expression import evaluate, expression
+from vmbus.wire.schema import Buffer, Field, Format, FormatMeta, Kind
+from vmbus.wire.tail import choose
 
 
 @dataclasses.dataclass(slots=True)
@@ -56,7 +58,7 @@ def walk(
 
 
 def _walk_fields(fmt: type[Format], data: Buffer, start: int, stop: int, node: Node) -> int:
-    scope: dict[str, int] = {}
+    scope: dict[str, object] = {}
     position = container_at = start
     for fld in fmt.FIELDS:
         if fld.is_head and fld.size > stop - position:
@@ -64,75 +66,85 @@ def _walk_fields(fmt: type[Format], data: Buffer, start: int, stop: int, node: N
             problem = f"{fmt.__name__} is cut short: {fld.name} needs {fld.size} bytes, {left} are left"
             node.children.append(Node(fld.name, bytes(data[position:stop]), position, left, fld, problem=problem))
             return stop
-        try:
-            match fld.kind:
-                case Kind.INT:
-                    value = _integer(data, position, fld)
-                    scope[fld.name] = value
-                    node.children.append(Node(fld.name, value, position, fld.size, fld))
-                    position += fld.size
-                case Kind.BITS:
-                    if fld.size:
-                        container_at, position = position, position + fld.size
-                    whole = int.from_bytes(
-                        data[container_at : container_at + fld.container], "big" if fld.big else "little"
-                    )
-                    value = whole >> fld.shift & (1 << fld.width) - 1
-                    value = fld.values(value) if fld.values else value
-                    scope[fld.name] = value
-                    node.children.append(Node(fld.name, value, container_at, fld.container, fld))
-                case Kind.GUID:
-                    guid = UUID(bytes_le=bytes(data[position : position + 16]))
-                    node.children.append(Node(fld.name, guid, position, 16, fld))
-                    position += 16
-                case Kind.RAW | Kind.PAD:
-                    raw = bytes(data[position : position + fld.size])
-                    node.children.append(Node(fld.name, raw, position, fld.size, fld))
-                    position += fld.size
-                case Kind.NESTED:
-                    assert isinstance(fld.element, FormatMeta)
-                    child, position = walk(fld.element, data, position, position + fld.size, name=fld.name)
-                    child.field = fld
-                    node.children.append(child)
-                case Kind.ARRAY:
-                    position = _walk_list(fld, data, position, position + fld.size, fld.number, node)
-                case Kind.ITEMS:
-                    number = None if fld.count is None else evaluate(expression(fld.count), scope)
-                    position = _walk_list(fld, data, position, stop, number, node)
-                case Kind.BLOB:
-                    assert fld.length is not None
-                    length = evaluate(expression(fld.length), scope)
-                    short = length < 0 or length > stop - position
-                    after = stop if short else position + length
-                    blob = Node(fld.name, bytes(data[position:after]), position, after - position, fld)
-                    if short:
-                        blob.problem = f"{fmt.__name__}.{fld.name}: {length} bytes wanted, {stop - position} left"
-                    node.children.append(blob)
-                    position = after
-                case Kind.VARIANT:
-                    assert fld.on is not None
-                    chosen = choose(fld.cases, evaluate(expression(fld.on), scope), stop - position)
-                    if chosen is None:
-                        node.children.append(Node(fld.name, bytes(data[position:stop]), position, stop - position, fld))
-                        position = stop
-                    else:
-                        child, position = walk(chosen, data, position, stop, name=fld.name)
-                        child.field = fld
-                        node.children.append(child)
-                case Kind.REST:
-                    node.children.append(Node(fld.name, bytes(data[position:stop]), position, stop - position, fld))
-                    position = stop
-                case Kind.LOCATED:
-                    node.children.append(_walk_located(fmt, fld, data, start, stop, scope))
-        except ArithmeticError as error:
-            node.children.append(Node(fld.name, None, position, 0, fld, problem=f"{fmt.__name__}.{fld.name}: {error}"))
-            return position
+        match fld.kind:
+            case Kind.INT | Kind.GUID | Kind.RAW | Kind.PAD:
+                scope[fld.name] = value = _scalar(fld, data, position)
+                node.children.append(Node(fld.name, value, position, fld.size, fld))
+                position += fld.size
+            case Kind.BITS:
+                if fld.size:
+                    container_at, position = position, position + fld.size
+                scope[fld.name] = value = _bit_field(fld, data, container_at)
+                node.children.append(Node(fld.name, value, container_at, fld.container, fld))
+            case Kind.NESTED:
+                assert isinstance(fld.element, FormatMeta)
+                child, position = walk(fld.element, data, position, position + fld.size, name=fld.name)
+                child.field = fld
+                node.children.append(child)
+                scope[fld.name] = _namespace(child)
+            case Kind.ARRAY:
+                position = _walk_list(fld, data, position, position + fld.size, fld.number, node)
+            case Kind.LOCATED:
+                node.children.append(_walk_located(fmt, fld, data, start, stop, scope))
+            case _:
+                position = _walk_tail(fmt, fld, data, position, stop, scope, node)
     return position
 
 
-def _integer(data: Buffer, at: int, fld: Field) -> int:
-    value = int.from_bytes(data[at : at + fld.size], "big" if fld.big else "little", signed=fld.signed)
+def _scalar(fld: Field, data: Buffer, at: int) -> object:
+    raw = bytes(data[at : at + fld.size])
+    match fld.kind:
+        case Kind.INT:
+            value = int.from_bytes(raw, "big" if fld.big else "little", signed=fld.signed)
+            return fld.values(value) if fld.values else value
+        case Kind.GUID:
+            return UUID(bytes_le=raw)
+    return raw
+
+
+def _bit_field(fld: Field, data: Buffer, at: int) -> int:
+    whole = int.from_bytes(data[at : at + fld.container], "big" if fld.big else "little")
+    value = whole >> fld.shift & (1 << fld.width) - 1
     return fld.values(value) if fld.values else value
+
+
+def _namespace(node: Node) -> SimpleNamespace:
+    """The values below a nested format's node, for expressions that read them."""
+    return SimpleNamespace(**{c.name: _namespace(c) if c.format else c.value for c in node.children})
+
+
+def _walk_tail(
+    fmt: type[Format], fld: Field, data: Buffer, position: int, stop: int, scope: dict[str, object], node: Node
+) -> int:
+    """One tail field; returns where it ended."""
+    bound, problem = stop, ""
+    if fld.length is not None:
+        length = evaluate(expression(fld.length), scope)
+        if 0 <= length <= stop - position:
+            bound = position + length
+        else:
+            problem = f"{fmt.__name__}.{fld.name}: {length} bytes wanted, {stop - position} left"
+    if fld.kind is Kind.ITEMS:
+        number = None if fld.count is None else evaluate(expression(fld.count), scope)
+        after = _walk_list(fld, data, position, bound, number, node)
+        if fld.length is not None and after != bound:
+            problem = problem or f"{fld.name}: {bound - after} bytes are too few for one more element"
+            after = bound
+        node.children[-1].problem = node.children[-1].problem or problem
+        return after
+    chosen = None
+    if fld.kind is Kind.VARIANT:
+        assert fld.on is not None
+        chosen = choose(fld.cases, evaluate(expression(fld.on), scope), bound - position)
+    if chosen is not None:
+        child, after = walk(chosen, data, position, bound, name=fld.name)
+        if fld.length is None or after == bound:
+            child.field = fld
+            child.problem = problem
+            node.children.append(child)
+            return after
+    node.children.append(Node(fld.name, bytes(data[position:bound]), position, bound - position, fld, problem=problem))
+    return bound
 
 
 def _walk_list(fld: Field, data: Buffer, position: int, stop: int, number: int | None, node: Node) -> int:
@@ -142,14 +154,13 @@ def _walk_list(fld: Field, data: Buffer, position: int, stop: int, number: int |
     start, index = position, 0
     element = fld.element
     least = max(element.size if isinstance(element, Field) else element.SIZE if element else 1, 1)
-    while position < stop if number is None else index < number:
+    while number is None or index < number:
         if least > stop - position:
             if number is not None:
                 group.problem = f"{fld.name}: {number} elements wanted, {index} are there"
             break
         if isinstance(element, Field):
-            value = _integer(data, position, element)
-            group.children.append(Node(f"[{index}]", value, position, element.size, element))
+            group.children.append(Node(f"[{index}]", _scalar(element, data, position), position, element.size, element))
             position += element.size
         else:
             assert isinstance(element, FormatMeta)
@@ -164,7 +175,7 @@ def _walk_list(fld: Field, data: Buffer, position: int, stop: int, number: int |
     return position
 
 
-def _walk_located(fmt: type[Format], fld: Field, data: Buffer, start: int, stop: int, scope: dict[str, int]) -> Node:
+def _walk_located(fmt: type[Format], fld: Field, data: Buffer, start: int, stop: int, scope: dict[str, object]) -> Node:
     assert fld.offset is not None and fld.length is not None
     at = start + evaluate(expression(fld.offset), scope)
     length = evaluate(expression(fld.length), scope)
