@@ -53,10 +53,16 @@ class Loop:
         self._callbacks[self._wakeup] = self._drain_wakeup
         self._workers: ThreadPoolExecutor | None = None
         self._worker_count = workers
+        self._in_workers = 0
         self._stopping = False
         self._thread: int | None = None
         self._closed = False
         self.on_error: Callable[[Exception], None] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is queued and no work is with the workers."""
+        return not self._soon and not self._in_workers
 
     def watch(self, fd: int, callback: Callback, *, events: int = select.EPOLLIN) -> None:
         """Call ``callback`` whenever ``fd`` is readable (level-triggered; a hang-up counts as readable)."""
@@ -101,8 +107,13 @@ class Loop:
                 result = work()
             except Exception as error:
                 result = error
-            self.call_soon_threadsafe(lambda: done(result))
+            self.call_soon_threadsafe(lambda: finish(result))
 
+        def finish(result: Any) -> None:
+            self._in_workers -= 1
+            done(result)
+
+        self._in_workers += 1
         self._workers.submit(in_worker)
 
     def stop(self) -> None:

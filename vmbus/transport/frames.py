@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from vmbus.errors import VmbusError
-from vmbus.wire.partition import MAX_FRAME, FrameHeader, FrameStatus
+from vmbus.wire.partition import MAX_FRAME, FrameHeader, FrameStatus, Operation
 from vmbus.wire.schema import Format
 
 
@@ -57,6 +57,6 @@ def build_frame(
     """The bytes of one frame."""
     content = bytes(body)
     header = FrameHeader(
-        length=FrameHeader.SIZE + len(content), operation=operation, status=status, vp=vp, sequence=sequence
+        length=FrameHeader.SIZE + len(content), operation=Operation(operation), status=status, vp=vp, sequence=sequence
     )
     return header.build() + content
