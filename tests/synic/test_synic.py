@@ -1,0 +1,87 @@
+"""Messages and event flags reach a virtual processor exactly once, and queued ones follow when it says EOM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from vmbus.memory import GuestMemory, OutsideGuestMemory
+from vmbus.synic import MAX_QUEUED, GuestSynicVp, MessageQueueFull, SynicVp
+from vmbus.wire.hypervisor import Msr
+
+SINT = 2
+
+
+class Ends:
+    """The same processor as host and guest see it; registers that the guest writes reach the host at once."""
+
+    def __init__(self) -> None:
+        self.memory = GuestMemory.create(1 << 20)
+        self.interrupt = os.eventfd(0, os.EFD_NONBLOCK)
+        self.host = SynicVp(0, self.memory, os.dup(self.interrupt))
+        self.guest = GuestSynicVp(0, self.memory, 4, 5, lambda vp, number, value: self.host.set_register(number, value))
+
+    def interrupts(self) -> int:
+        try:
+            return os.eventfd_read(self.interrupt)
+        except BlockingIOError:
+            return 0
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    ends = Ends()
+    yield ends
+    ends.guest.close()
+    ends.host.close()
+    ends.memory.close()
+    os.close(ends.interrupt)
+
+
+def test_messages_arrive_in_order_with_one_slot(ends: Ends) -> None:
+    ends.guest.enable(SINT)
+    for number in range(5):
+        ends.host.post_message(SINT, 1, bytes([number]) * 8)
+    received = []
+    while (message := ends.guest.take_message(SINT)) is not None:
+        received.append(message.payload)
+    assert received == [bytes([number]) * 8 for number in range(5)]
+    assert ends.interrupts() == 5
+
+
+def test_a_message_waits_until_the_guest_enables_its_pages(ends: Ends) -> None:
+    ends.host.post_message(SINT, 1, b"early")
+    assert ends.interrupts() == 0
+    ends.guest.enable(SINT)
+    message = ends.guest.take_message(SINT)
+    assert message is not None
+    assert message.payload == b"early"
+
+
+def test_an_event_flag_is_seen_once_and_interrupts_once(ends: Ends) -> None:
+    ends.guest.enable(SINT)
+    for flag in (1, 64, 2047, 64):
+        assert ends.host.signal_event(SINT, flag)
+    assert ends.interrupts() == 3
+    assert ends.guest.take_event_flags(SINT) == [1, 64, 2047]
+    assert ends.guest.take_event_flags(SINT) == []
+
+
+def test_a_masked_sint_gets_no_events(ends: Ends) -> None:
+    ends.guest.enable(SINT)
+    ends.guest.disable(SINT)
+    assert not ends.host.signal_event(SINT, 1)
+
+
+def test_pages_outside_guest_memory_are_refused(ends: Ends) -> None:
+    with pytest.raises(OutsideGuestMemory):
+        ends.host.set_register(Msr.SIMP, 1 << 40 | 1)
+
+
+def test_a_guest_that_never_empties_its_slot_is_given_up(ends: Ends) -> None:
+    ends.guest.enable(SINT)
+    with pytest.raises(MessageQueueFull):
+        for _ in range(MAX_QUEUED + 2):
+            ends.host.post_message(SINT, 1, b"x")

@@ -1,0 +1,254 @@
+"""The synthetic interrupt controller: message slots and event flags in guest memory, seen from both ends.
+
+Each virtual processor has two pages that the guest names in registers: SIMP with 16 message slots of 256 bytes, one
+for each SINT, and SIEFP with 2,048 event flags for each SINT.  The host fills a slot only when it is free
+(``message_type`` 0) and sets event flags with atomic operations, because the guest clears them at the same time; when a
+slot is taken it sets ``message_pending``, and the guest then writes EOM as soon as it has emptied the slot.
+
+Sources: TLFS chapter 11; Linux ``include/asm-generic/hyperv-tlfs.h``, ``drivers/hv/vmbus_drv.c``
+(``vmbus_signal_eom``, ``vmbus_chan_sched``); openvmm ``vmm_core/virt/src/synic.rs``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vmbus.atomics import AtomicView, CtypesAtomicView
+from vmbus.errors import VmbusError
+from vmbus.memory import PAGE_SIZE, GuestMemory
+from vmbus.wire.hypervisor import (
+    EVENT_FLAG_COUNT,
+    EVENT_FLAGS_SIZE,
+    MESSAGE_SIZE,
+    HvMessageFlags,
+    HvMessageHeader,
+    HvMessageType,
+    Msr,
+)
+
+MAX_QUEUED = 4096
+"""Messages that wait for a guest's slot; a guest that never empties it gets no more (its connection ends)."""
+
+_ENABLE = 1
+_SINT_MASKED = 1 << 16
+_PAGE_MASK = ~0xFFF
+
+
+class SynicError(VmbusError):
+    """The guest's synic cannot be used as it is set up."""
+
+
+class MessageQueueFull(SynicError):
+    """The guest does not empty its message slot."""
+
+
+class SynicMessage(NamedTuple):
+    """A message taken out of a slot."""
+
+    sint: int
+    message_type: int
+    payload: bytes
+
+
+class SynicVp:
+    """One virtual processor's synic, as the host keeps it.
+
+    ``interrupt`` is the eventfd that wakes the processor.  The registers are the guest's to set; what
+    they name is checked when it is used.
+    """
+
+    def __init__(self, index: int, memory: GuestMemory, interrupt: int) -> None:
+        self.index = index
+        self.registers: dict[int, int] = {}
+        self._memory = memory
+        self._interrupt = interrupt
+        self._messages: CtypesAtomicView | None = None
+        self._message_page: memoryview | None = None
+        self._flags: CtypesAtomicView | None = None
+        self._flags_page: memoryview | None = None
+        self._queues: dict[int, deque[tuple[int, bytes]]] = {}
+
+    # Registers
+
+    def set_register(self, number: int, value: int) -> None:
+        """The guest wrote a register.  Raises ``OutsideGuestMemory`` when a page lies outside its memory."""
+        if number == Msr.EOM:
+            self._deliver_queued()
+            return
+        if number == Msr.SIMP:
+            self._drop_messages()
+            if value & _ENABLE:
+                self._message_page = self._memory.view(value & _PAGE_MASK, PAGE_SIZE)
+                self._messages = AtomicView(self._message_page)
+        elif number == Msr.SIEFP:
+            self._drop_flags()
+            if value & _ENABLE:
+                self._flags_page = self._memory.view(value & _PAGE_MASK, PAGE_SIZE)
+                self._flags = AtomicView(self._flags_page)
+        self.registers[number] = value
+        self._deliver_queued()
+
+    def get_register(self, number: int) -> int:
+        """What the guest last wrote; 0 for a register it never wrote."""
+        return self.registers.get(number, 0)
+
+    def _accepts(self, sint: int) -> bool:
+        return bool(self.registers.get(Msr.SCONTROL, 0) & _ENABLE) and not (
+            self.registers.get(Msr.SINT0 + sint, _SINT_MASKED) & _SINT_MASKED
+        )
+
+    # To the guest
+
+    def post_message(self, sint: int, message_type: int, payload: bytes) -> None:
+        """Put a message into the slot of ``sint``, or queue it until the slot is free.
+
+        Raises ``MessageQueueFull``.
+        """
+        queue = self._queues.setdefault(sint, deque())
+        if len(queue) >= MAX_QUEUED:
+            raise MessageQueueFull(f"processor {self.index} does not empty its message slot {sint}")
+        queue.append((message_type, payload))
+        self._deliver(sint)
+
+    def signal_event(self, sint: int, flag: int) -> bool:
+        """Set an event flag and interrupt the processor if it was clear; False when the guest cannot be reached."""
+        if self._flags is None or not self._accepts(sint) or not 0 <= flag < EVENT_FLAG_COUNT:
+            return False
+        offset = sint * EVENT_FLAGS_SIZE + flag // 64 * 8
+        bit = 1 << (flag & 63)
+        if not self._flags.fetch_or64(offset, bit) & bit:
+            self.interrupt()
+        return True
+
+    def interrupt(self) -> None:
+        """Wake the processor."""
+        try:
+            os.eventfd_write(self._interrupt, 1)
+        except (BlockingIOError, ValueError):
+            pass  # the counter is at its limit: the processor is awake enough
+
+    def _deliver_queued(self) -> None:
+        for sint in self._queues:
+            self._deliver(sint)
+
+    def _deliver(self, sint: int) -> None:
+        queue = self._queues.get(sint)
+        if not queue or self._messages is None or self._message_page is None or not self._accepts(sint):
+            return
+        slot = sint * MESSAGE_SIZE
+        if self._messages.load32(slot) != 0:
+            self._messages.fetch_or32(slot + 4, int(HvMessageFlags.MESSAGE_PENDING) << 8)
+            if self._messages.load32(slot) != 0:
+                return  # the guest will write EOM
+        message_type, payload = queue.popleft()
+        flags = HvMessageFlags.MESSAGE_PENDING if queue else HvMessageFlags(0)
+        header = HvMessageHeader(message_type=HvMessageType.NONE, payload_size=len(payload), flags=flags).build()
+        self._message_page[slot + 4 : slot + len(header)] = header[4:]
+        self._message_page[slot + len(header) : slot + len(header) + len(payload)] = payload
+        self._messages.exchange32(slot, message_type)
+        self.interrupt()
+
+    # Ending
+
+    def _drop_messages(self) -> None:
+        if self._messages is not None and self._message_page is not None:
+            self._messages.release()
+            self._message_page.release()
+        self._messages = self._message_page = None
+
+    def _drop_flags(self) -> None:
+        if self._flags is not None and self._flags_page is not None:
+            self._flags.release()
+            self._flags_page.release()
+        self._flags = self._flags_page = None
+
+    def discard_queued(self) -> None:
+        """Forget messages that were not delivered: the connection that they belong to has ended."""
+        self._queues.clear()
+
+    def close(self) -> None:
+        """Let the guest's memory and the eventfd go."""
+        self._drop_messages()
+        self._drop_flags()
+        if self._interrupt >= 0:
+            os.close(self._interrupt)
+            self._interrupt = -1
+
+
+class GuestSynicVp:
+    """One virtual processor's synic, as a guest of ours uses it: its two pages, and what has arrived in them."""
+
+    def __init__(
+        self,
+        index: int,
+        memory: GuestMemory,
+        message_pfn: int,
+        flags_pfn: int,
+        write_register: Callable[[int, int, int], None],
+    ) -> None:
+        """``write_register`` is called with processor, number and value."""
+        self.index = index
+        self._pages = [memory.view(pfn * PAGE_SIZE, PAGE_SIZE) for pfn in (message_pfn, flags_pfn)]
+        self._pfns = (message_pfn, flags_pfn)
+        self._messages = AtomicView(self._pages[0])
+        self._flags = AtomicView(self._pages[1])
+        self._write_register = write_register
+
+    def enable(self, sint: int, vector: int = 0xF3) -> None:
+        """Set the registers up so that the host can reach ``sint`` (Linux ``hv_synic_enable_regs``)."""
+        for number, value in (
+            (Msr.SIMP, self._pfns[0] << 12 | _ENABLE),
+            (Msr.SIEFP, self._pfns[1] << 12 | _ENABLE),
+            (Msr.SINT0 + sint, vector),
+            (Msr.SCONTROL, _ENABLE),
+        ):
+            self._write_register(self.index, int(number), value)
+
+    def disable(self, sint: int) -> None:
+        """Take the registers back, so that the host touches the pages no more."""
+        for number, value in (
+            (Msr.SINT0 + sint, _SINT_MASKED),
+            (Msr.SIMP, 0),
+            (Msr.SIEFP, 0),
+            (Msr.SCONTROL, 0),
+        ):
+            self._write_register(self.index, int(number), value)
+
+    def take_message(self, sint: int) -> SynicMessage | None:
+        """Empty the slot of ``sint``; tells the host if it has more.  The payload is a copy."""
+        slot = sint * MESSAGE_SIZE
+        message_type = self._messages.load32(slot)
+        if not message_type:
+            return None
+        copy = bytes(self._pages[0][slot : slot + MESSAGE_SIZE])
+        header = HvMessageHeader.parse(copy)
+        payload = copy[HvMessageHeader.SIZE : HvMessageHeader.SIZE + header.payload_size]
+        self._messages.exchange32(slot, 0)
+        if self._messages.load32(slot + 4) >> 8 & HvMessageFlags.MESSAGE_PENDING:
+            self._write_register(self.index, int(Msr.EOM), 0)
+        return SynicMessage(sint, message_type, payload)
+
+    def take_event_flags(self, sint: int) -> list[int]:
+        """Clear the event flags of ``sint`` and return the numbers of those that were set."""
+        start = sint * EVENT_FLAGS_SIZE
+        flags: list[int] = []
+        for word in range(EVENT_FLAG_COUNT // 64):
+            offset = start + word * 8
+            if not self._flags.load64(offset):
+                continue
+            found = self._flags.exchange64(offset, 0)
+            while found:
+                lowest = found & -found
+                flags.append(word * 64 + lowest.bit_length() - 1)
+                found ^= lowest
+        return flags
+
+    def close(self) -> None:
+        """Let the pages go."""
+        for view in (self._messages, self._flags):
+            view.release()
+        for page in self._pages:
+            page.release()
