@@ -1,0 +1,57 @@
+"""All checks in order, with a line before each: what ``make test`` and ``make soak`` run.
+
+``python -m tests.run [--soak] [--lint-only] [pytest arguments]``.  The suite runs twice where it matters: with the C
+extension and, for the parts that have a pure-Python path, without it (``VMBUS_PURE_PYTHON=1``).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PURE = ["tests/ring", "tests/memory", "tests/synic", "tests/channel", "tests/host"]
+"""What runs again without the C extension."""
+
+
+def step(title: str, *command: str, **environment: str) -> bool:
+    """Run one check; True if it passed."""
+    print(f"\n=== {title}", flush=True)
+    began = time.monotonic()
+    status = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
+    print(f"=== {title}: {'ok' if not status else f'FAILED ({status})'}, {time.monotonic() - began:.0f} s", flush=True)
+    return not status
+
+
+def main(arguments: list[str]) -> int:
+    soak = "--soak" in arguments
+    lint_only = "--lint-only" in arguments
+    rest = [argument for argument in arguments if argument not in ("--soak", "--lint-only")]
+    python = sys.executable
+    passed = []
+    if not soak:
+        passed += [
+            step("ruff", python, "-m", "ruff", "check", "."),
+            step("ruff format", python, "-m", "ruff", "format", "--check", "."),
+            step("mypy --strict", python, "-m", "mypy"),
+            step("import contracts", str(Path(python).parent / "lint-imports"), "--no-cache"),
+        ]
+    if lint_only:
+        return 0 if all(passed) else 1
+    if soak:
+        return 0 if step("soak", python, "-m", "pytest", "-m", "soak", "-s", *rest, VMBUS_SOAK="1") else 1
+    pure = [path for path in PURE if (ROOT / path).exists()]
+    passed.append(
+        step("pytest, pure Python", python, "-m", "pytest", "-q", *pure, "-m", "not linux", VMBUS_PURE_PYTHON="1")
+    )
+    coverage = ["--cov", "--cov-report=term:skip-covered"]
+    passed.append(step("pytest", python, "-m", "pytest", "-ra", "--durations=15", *coverage, *rest))
+    print(f"\n{'all checks passed' if all(passed) else 'some checks FAILED'}", flush=True)
+    return 0 if all(passed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
