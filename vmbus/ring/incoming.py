@@ -71,7 +71,7 @@ class IncomingRing:
         """Commits after which the peer had to be signalled."""
         self.mask_interrupts()
         if native.extension is not None and not pure:
-            self._port = native.extension.RingPort(memory.control, memory.data, memory.size, RingPacket)
+            self._port = native.extension.RingPort(memory.control, memory.data, memory.size)
 
     @property
     def position(self) -> int:

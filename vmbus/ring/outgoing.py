@@ -9,7 +9,7 @@ from vmbus import native
 from vmbus.atomics import full_fence
 from vmbus.ring.errors import InvalidMessageLength, RingFull, UncommittedPackets
 from vmbus.ring.memory import FEATURE_BITS, PENDING_SEND_SIZE, WRITE_INDEX, RingMemory
-from vmbus.ring.packet import OutgoingPacket, Payload, RingPacket
+from vmbus.ring.packet import OutgoingPacket, Payload
 from vmbus.ring.reference import ReferencePort, needed_for
 from vmbus.wire.ring import RingFeatures
 
@@ -67,7 +67,7 @@ class OutgoingRing:
         memory.words[FEATURE_BITS] = int(RingFeatures.PENDING_SEND_SIZE)
         memory.words[PENDING_SEND_SIZE] = 0
         if native.extension is not None and not pure:
-            self._port = native.extension.RingPort(memory.control, memory.data, memory.size, RingPacket)
+            self._port = native.extension.RingPort(memory.control, memory.data, memory.size)
 
     @property
     def position(self) -> int:
