@@ -1,0 +1,130 @@
+"""One record of a capture as the engine understands it: where it belongs, what it answers, and what it says.
+
+Feeding a record to a session costs little: the header and the packet descriptor are read, requests are paired with what
+answers them.  The summary line and the tree are made when they are asked for, from what was known at that point.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dissectors.engine.inside import INSIDE
+from dissectors.engine.layers import Layer, build_tree
+from vmbus.wire.capture import Direction, RecordKind
+from vmbus.wire.schema import Buffer
+from vmbus.wire.tree import Node
+
+if TYPE_CHECKING:
+    from dissectors.engine.channels import ChannelLife
+    from dissectors.engine.dialect import Dialect
+
+_ARROWS: dict[int, str] = {Direction.GUEST_TO_HOST: "->", Direction.HOST_TO_GUEST: "<-"}
+
+
+class Decoded:
+    """A record in its place.  Only ``Session.feed`` makes one."""
+
+    __slots__ = (
+        "body_at",
+        "channel",
+        "channel_id",
+        "completes_twice",
+        "data",
+        "dialect",
+        "direction",
+        "flags",
+        "kind",
+        "notes",
+        "number",
+        "packet_type",
+        "payload_at",
+        "request",
+        "response",
+        "time_ns",
+        "transaction_id",
+        "wants_completion",
+    )
+
+    def __init__(self, number: int, time_ns: int, data: Buffer, dialect: Dialect) -> None:
+        self.number = number
+        """Place in the capture, from 1."""
+        self.time_ns = time_ns
+        """Nanoseconds since the epoch."""
+        self.data = data
+        """The whole record, its pseudo-header included."""
+        self.dialect = dialect
+        self.kind = 0
+        self.direction = 0
+        self.flags = 0
+        self.channel_id = 0
+        self.channel: ChannelLife | None = None
+        """The life of the channel it belongs to; None for the control plane."""
+        self.body_at = len(data)
+        """Where the body starts in ``data``."""
+        self.packet_type = 0
+        self.payload_at = self.body_at
+        """Of a ring packet: where the payload starts in ``data``."""
+        self.transaction_id = 0
+        self.wants_completion = False
+        self.request: Decoded | None = None
+        """What this completes, or what external data belongs to."""
+        self.response: Decoded | None = None
+        """The completion of this request, once it came."""
+        self.completes_twice = False
+        self.notes: list[str] = []
+        """What is odd about the record as a whole, one line each."""
+
+    @property
+    def latency_ns(self) -> int | None:
+        """Of a request and of its completion: the time between the two."""
+        if self.response is not None:
+            return self.response.time_ns - self.time_ns
+        if self.request is not None and self.kind == RecordKind.PACKET:
+            return self.time_ns - self.request.time_ns
+        return None
+
+    @property
+    def arrow(self) -> str:
+        """``->`` from the guest to the host, ``<-`` to the guest, ``--`` for what has no direction."""
+        return _ARROWS.get(self.direction, "--")
+
+    @property
+    def kind_name(self) -> str:
+        return str(RecordKind(self.kind)).lower()
+
+    @property
+    def protocol(self) -> str:
+        """The name of the innermost protocol that the channel speaks: ``control``, ``vstor``, ``nvsp`` ..."""
+        return self.dialect.name
+
+    @property
+    def channel_name(self) -> str:
+        """``3 scsi``; empty for the control plane."""
+        if not self.channel_id:
+            return ""
+        return f"{self.channel_id} {self.channel.name}" if self.channel is not None else str(self.channel_id)
+
+    @property
+    def summary(self) -> str:
+        """One line that says what the record is."""
+        return self.dialect.summary(self)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """What lies where in ``data``."""
+        return self.dialect.layers(self)
+
+    @property
+    def tree(self) -> Node:
+        """Every field with its value and its bytes."""
+        return build_tree(self.data, self.layers, INSIDE)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether external data was recorded only in part, so that what is missing is no one's fault."""
+        return self.dialect.is_cut(self)
+
+    @property
+    def problems(self) -> list[str]:
+        """The notes, and what is wrong with the fields."""
+        return self.notes + ([] if self.is_cut else self.tree.problems())

@@ -1,0 +1,155 @@
+"""A network card's channel: NVSP in the ring, RNDIS and Ethernet frames in the pages and buffers that it points at.
+
+An RNDIS answer says which request it is for by a request id of its own, because it travels in another ring packet; so
+the requests of a channel are kept until they are answered.  Facts: ``vmbus.wire.nvsp``, ``vmbus.wire.rndis``.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from dissectors.engine.dialect import COMPLETION, Dialect
+from dissectors.engine.layers import Layer
+from vmbus.wire.capture import Direction, RecordKind
+from vmbus.wire.nvsp import NvspCompletion, NvspMessage, NvspMessageType, NvspStatus
+from vmbus.wire.rndis import RndisMessage, RndisMessageType, RndisReceivedMessage
+from vmbus.wire.rndis_oid import Oid
+from vmbus.wire.rndis_oid_formats import OID_ANSWERS
+from vmbus.wire.schema import Format
+from vmbus.wire.tail import choose
+
+if TYPE_CHECKING:
+    from dissectors.engine.channels import ChannelLife
+    from dissectors.engine.decoded import Decoded
+
+_U32 = struct.Struct("<I")
+_RNDIS = struct.Struct("<IIII")
+_ANSWER = struct.Struct("<IIII")
+_PACKET = struct.Struct("<IIII")
+_ETHERTYPE = struct.Struct(">H")
+
+COMPLETE = 0x80000000
+"""Set in the type of an RNDIS message that answers one."""
+MAX_REQUESTS = 256
+REQUESTS = frozenset(
+    int(t)
+    for t in (
+        RndisMessageType.INITIALIZE, RndisMessageType.QUERY, RndisMessageType.SET, RndisMessageType.SET_EX,
+        RndisMessageType.RESET, RndisMessageType.KEEPALIVE,
+    )
+)  # fmt: skip
+_BODY = 8
+_ETHERTYPES = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6", 0x8100: "VLAN"}
+
+
+class Network(Dialect):
+    """NVSP and RNDIS."""
+
+    name = "nvsp"
+    answers_with_external = False
+
+    def __init__(self, channel: ChannelLife | None = None) -> None:
+        super().__init__(channel)
+        self._requests: dict[int, Decoded] = {}
+
+    def observe(self, item: Decoded) -> None:
+        if item.kind != RecordKind.EXTERNAL or len(item.data) < item.body_at + 12:
+            return
+        message_type, _, request_id, _ = _rndis_head(item)
+        if message_type in REQUESTS:
+            if len(self._requests) >= MAX_REQUESTS:
+                self._requests.pop(next(iter(self._requests)))
+            self._requests[request_id] = item
+        elif message_type & COMPLETE:
+            request = self._requests.pop(request_id, None)
+            if request is not None:
+                item.request, request.response = request, item
+
+    def payload_layers(self, item: Decoded, start: int, stop: int) -> list[Layer]:
+        return [Layer(NvspCompletion if item.packet_type == COMPLETION else NvspMessage, start, stop)]
+
+    def external_layers(self, item: Decoded, start: int, stop: int) -> list[Layer]:
+        fmt = RndisReceivedMessage if item.direction == Direction.HOST_TO_GUEST else RndisMessage
+        found: list[Layer] = []
+        at = start
+        while stop - at >= _BODY:
+            message_type, length, _, _ = _rndis_at(item, at)
+            end = min(at + length, stop) if length >= _BODY else stop
+            found.append(Layer(fmt, at, end, within=self._within(item, message_type, end - at)))
+            at = end
+        return [*found, Layer(None, at, stop, "padding")] if at < stop else found
+
+    def _within(self, item: Decoded, message_type: int, room: int) -> tuple[tuple[str, type[Format]], ...]:
+        """The format of a queried value, which only the request tells."""
+        if message_type != RndisMessageType.QUERY_COMPLETE or item.request is None:
+            return ()
+        length = _ANSWER.unpack_from(item.data, item.body_at + _BODY)[2] if room >= _BODY + 16 else 0
+        answer = choose(OID_ANSWERS, _oid_of(item.request), length)
+        return () if answer is None else (("information", answer),)
+
+    def packet_summary(self, item: Decoded) -> str:
+        data, at = item.data, item.payload_at
+        if len(data) < at + 4:
+            return "empty completion" if item.packet_type == COMPLETION else super().packet_summary(item)
+        number = _U32.unpack_from(data, at)[0]
+        text = str(NvspMessageType(number))
+        if len(data) < at + 16:
+            return text
+        first, section, size = struct.unpack_from("<III", data, at + 4)
+        if number == NvspMessageType.SEND_RNDIS_PACKET:
+            where = f" section {section}, {size} bytes" if section != 0xFFFFFFFF else ""
+            return f"{text} {'control' if first else 'data'}{where}"
+        if number == NvspMessageType.SEND_RNDIS_PACKET_COMPLETE:
+            return f"{text} {NvspStatus(first)}"
+        return text
+
+    def external_summary(self, item: Decoded) -> str:
+        if len(item.data) < item.body_at + 16:
+            return super().external_summary(item)
+        number, length, request_id, last = _rndis_head(item)
+        text = f"RNDIS {RndisMessageType(number)}"
+        if number == RndisMessageType.PACKET:
+            return f"{text} {_frame_line(item)}"
+        if number in (RndisMessageType.QUERY, RndisMessageType.SET, RndisMessageType.SET_EX):
+            return f"{text} {Oid(last)} request {request_id}"
+        if item.request is not None and number in (RndisMessageType.QUERY_COMPLETE, RndisMessageType.SET_COMPLETE):
+            return f"{text} {Oid(_oid_of(item.request))} request {request_id}"
+        return f"{text} {length} bytes"
+
+
+def _rndis_at(item: Decoded, at: int) -> tuple[int, int, int, int]:
+    piece = bytes(item.data[at : at + 16]).ljust(16, b"\0")
+    a, b, c, d = _RNDIS.unpack(piece)
+    return a, b, c, d
+
+
+def _rndis_head(item: Decoded) -> tuple[int, int, int, int]:
+    return _rndis_at(item, item.body_at)
+
+
+def _oid_of(request: Decoded) -> int:
+    return _rndis_head(request)[3]
+
+
+def frame_of(item: Decoded) -> tuple[int, int, int] | None:
+    """Where the Ethernet frame of a data message lies: start, recorded end, length; None if it holds none."""
+    data, at = item.data, item.body_at
+    if item.kind != RecordKind.EXTERNAL or len(data) < at + 16:
+        return None
+    number, _, offset, length = _rndis_head(item)
+    if number != RndisMessageType.PACKET:
+        return None
+    start = at + _BODY + offset
+    return (start, min(start + length, len(data)), length) if start < len(data) else None
+
+
+def _frame_line(item: Decoded) -> str:
+    found = frame_of(item)
+    if found is None or found[1] - found[0] < 14:
+        return "frame"
+    start, _, length = found
+    data = item.data
+    target, source = bytes(data[start : start + 6]).hex(":"), bytes(data[start + 6 : start + 12]).hex(":")
+    ethertype = _ETHERTYPE.unpack_from(data, start + 12)[0]
+    return f"{source} > {target} {_ETHERTYPES.get(ethertype, f'{ethertype:#06x}')}, {length} bytes"
