@@ -6,11 +6,12 @@ answers them.  The summary line and the tree are made when they are asked for, f
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from dissectors.engine.inside import INSIDE
 from dissectors.engine.layers import Layer, build_tree
-from vmbus.wire.capture import Direction, RecordKind
+from vmbus.wire.capture import HEADER_SIZE, Direction, RecordKind
 from vmbus.wire.schema import Buffer
 from vmbus.wire.tree import Node
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from dissectors.engine.channels import ChannelLife
     from dissectors.engine.dialect import Dialect
 
+_LENGTHS = struct.Struct("<II")
 _ARROWS: dict[int, str] = {Direction.GUEST_TO_HOST: "->", Direction.HOST_TO_GUEST: "<-"}
 
 
@@ -82,6 +84,14 @@ class Decoded:
         if self.request is not None and self.kind == RecordKind.PACKET:
             return self.time_ns - self.request.time_ns
         return None
+
+    @property
+    def volume(self) -> int:
+        """Bytes that crossed: of a message or packet, its own; of external data, all of the packet's with its start."""
+        if self.kind == RecordKind.EXTERNAL and len(self.data) >= HEADER_SIZE:
+            total, offset = _LENGTHS.unpack_from(self.data, 24)
+            return 0 if offset else int(total)
+        return len(self.data) - self.body_at
 
     @property
     def arrow(self) -> str:
