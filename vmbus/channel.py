@@ -72,7 +72,7 @@ class ChannelHandler:
         """Act on up to 64 packets, in the order in which they were sent."""
 
     def on_writable(self) -> None:
-        """The backlog is empty again."""
+        """The ring had no room for all that was sent, and now the backlog is empty again."""
 
     def on_close(self) -> None:
         """The channel ends: drop requests in flight, and release every view of the guest's memory."""
@@ -126,6 +126,7 @@ class Channel:
         self._outbox: deque[OutgoingPacket] = deque()
         self._flush_is_due = False
         self._in_service = False
+        self._ring_was_full = False
         self._to_fill: dict[int, list[memoryview]] = {}
 
     # What the channel is
@@ -222,10 +223,13 @@ class Channel:
         buffer: memoryview,
         completion_requested: bool = True,
     ) -> None:
-        """Send bytes and name ``(offset, length)`` ranges of a buffer that both ends know, already filled."""
+        """Send bytes and name ``(offset, length)`` ranges of a buffer that both ends know, already filled.
+
+        Each range is a message of its own.
+        """
         if self.tap is not None:
-            views = [buffer[offset : offset + length] for offset, length in ranges]
-            self._record_external(self._sends, transaction_id, views)
+            pieces = [buffer[offset : offset + length] for offset, length in ranges]
+            self._record_pieces(self._sends, transaction_id, pieces, sum(len(piece) for piece in pieces))
         self.send(
             TRANSFER_PAGES,
             payload,
@@ -264,8 +268,10 @@ class Channel:
             self.counters.signals_out += 1
             self._signal_peer()
         if outbox:
+            self._ring_was_full = True
             self.counters.backlog_peak = max(self.counters.backlog_peak, had_backlog)
-        elif had_backlog > 64:
+        elif self._ring_was_full:
+            self._ring_was_full = False
             self.handler.on_writable()
 
     # Receiving
@@ -314,15 +320,25 @@ class Channel:
                 self._signal_peer()
             self.flush()
 
-    def data_from_guest(self, packet: RingPacket) -> list[memoryview]:
+    def data_from_guest(self, packet: RingPacket, *, after: int = 0) -> list[memoryview]:
         """The guest's pages that a GPA-direct packet wants us to read, adjacent ones merged; not copied.
 
-        Raises ``OutsideGuestMemory``, a ``RingError`` or ``NoSuchRanges`` if the packet's ranges are bad.
+        ``after`` bytes of the packet's data stand before them, in a buffer that both ends know. Raises
+        ``OutsideGuestMemory``, a ``RingError`` or ``NoSuchRanges`` if the packet's ranges are bad.
         """
         views = self._views(packet)
         if self.tap is not None:
-            self._record_external(self._receives, packet.transaction_id, views)
+            self._record_external(self._receives, packet.transaction_id, views, after)
         return views
+
+    def data_in_buffer(self, packet: RingPacket, messages: Sequence[memoryview], *, before: int = 0) -> None:
+        """Tell what of a buffer that both ends know came with a packet, before it is used.
+
+        The messages follow each other, and ``before`` more bytes of the packet's data come after them.
+        """
+        if self.tap is not None:
+            total = sum(len(message) for message in messages) + before
+            self._record_pieces(self._receives, packet.transaction_id, messages, total)
 
     def data_to_guest(self, packet: RingPacket) -> list[memoryview]:
         """The guest's pages that we shall fill before we complete the packet's transaction."""
@@ -391,9 +407,21 @@ class Channel:
             self.channel_id, self._sends, packets, position, state.read_index, self.outgoing.position, state.size
         )
 
-    def _record_external(self, direction: Direction, transaction_id: int, views: Sequence[memoryview]) -> None:
+    def _record_pieces(
+        self, direction: Direction, transaction_id: int, pieces: Sequence[memoryview], total: int
+    ) -> None:
         assert self.tap is not None
-        length = sum(len(view) for view in views)
+        snap = self.tap.snap_length
+        offset = 0
+        for piece in pieces:
+            self.tap.external(self.channel_id, direction, transaction_id, total, [piece[:snap]], offset)
+            offset += len(piece)
+
+    def _record_external(
+        self, direction: Direction, transaction_id: int, views: Sequence[memoryview], offset: int = 0
+    ) -> None:
+        assert self.tap is not None
+        length = offset + sum(len(view) for view in views)
         left = self.tap.snap_length
         data: list[memoryview] = []
         for view in views:
@@ -401,4 +429,4 @@ class Channel:
                 break
             data.append(view[:left])
             left -= len(view)
-        self.tap.external(self.channel_id, direction, transaction_id, length, data)
+        self.tap.external(self.channel_id, direction, transaction_id, length, data, offset)
