@@ -1,0 +1,150 @@
+"""Turns records as they come out of the queue into the blocks of a pcapng section.
+
+An :class:`Assembler` gives each channel an interface (0 is the control plane), follows the connection's state, and
+can begin a new section at any moment: a rotated file, a flight recorder's dump and a late attacher all get a prologue
+from it and then the same bytes. Interface numbers are therefore the same in every section of a recording.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from vmbus.capture import blocks
+from vmbus.capture.encode import BODY_OFFSET, KIND_OFFSET
+from vmbus.capture.state import StateKeeper, offered_channel
+from vmbus.wire.capture import RecordKind
+from vmbus.wire.control import MessageHeader
+from vmbus.wire.interface_ids import interface_name
+from vmbus.wire.offer import OfferChannelPre7
+
+CONTROL_PLANE = "vmbus"
+
+_LENGTH_AND_CHANNEL = struct.Struct("<II")
+_INTERFACE = struct.Struct("<I")
+_TIME = struct.Struct("<II")
+_PACKET, _MESSAGE = int(RecordKind.PACKET), int(RecordKind.MESSAGE)
+
+
+class Assembled(NamedTuple):
+    """What became of a batch of blocks."""
+
+    interfaces: bytes
+    """Descriptions of interfaces that are new; they have to be written first."""
+    packets: bytearray
+    """The packet blocks."""
+
+
+def split(chunk: bytes | bytearray) -> Iterator[tuple[int, int]]:
+    """Start and end of each block in a chunk of whole blocks."""
+    position, end = 0, len(chunk)
+    while position < end:
+        after = position + _INTERFACE.unpack_from(chunk, position + 4)[0]
+        yield position, after
+        position = after
+
+
+class Assembler:
+    """Follows one recording."""
+
+    def __init__(self) -> None:
+        self.state = StateKeeper()
+        self.first_time = 0
+        self.last_time = 0
+        self._described = [blocks.interface_description(CONTROL_PLANE, "VMBus control plane")]
+        self._counts = [0]
+        self._interface_of: dict[int, int] = {0: 0}
+        self._known: dict[bytes, int] = {}
+        self._new: list[bytes] = []
+
+    @property
+    def interface_count(self) -> int:
+        return len(self._described)
+
+    def interfaces(self, since: int = 0) -> bytes:
+        """The descriptions of all interfaces, or of those from number ``since`` on."""
+        return b"".join(self._described[since:])
+
+    def assemble(self, chunk: bytearray) -> Assembled:
+        """Put interface numbers into a chunk of whole blocks (it is changed in place) and follow them."""
+        position, end = 0, len(chunk)
+        interface_of, counts, state = self._interface_of, self._counts, self.state
+        if end and not self.first_time:
+            self.first_time = _time_at(chunk, 0)
+        last = 0
+        while position < end:
+            length, channel_id = _LENGTH_AND_CHANNEL.unpack_from(chunk, position + 4)
+            interface = interface_of.get(channel_id)
+            if interface is None:
+                interface = self._add_interface(channel_id, b"", f"channel {channel_id}", "")
+            if interface:
+                _INTERFACE.pack_into(chunk, position + 8, interface)
+            counts[interface] += 1
+            kind = chunk[position + KIND_OFFSET]
+            if kind == _MESSAGE or (kind == _PACKET and channel_id in state.negotiating):
+                block = bytes(chunk[position : position + length])
+                if kind == _MESSAGE:
+                    self._look_for_offer(block)
+                state.follow(block)
+            last = position
+            position += length
+        if end:
+            self.last_time = _time_at(chunk, last)
+        new = b"".join(self._new)
+        self._new.clear()
+        return Assembled(new, chunk)
+
+    def prologue(self, comments: Iterable[str] = (), state: StateKeeper | None = None) -> bytes:
+        """The beginning of a section: its header, all interfaces, and a snapshot.
+
+        The snapshot is of the state of this moment, unless another is given.
+        """
+        snapshot = (state or self.state).blocks()
+        return b"".join((blocks.section_header(comments), self.interfaces(), *snapshot))
+
+    def epilogue(self, lost: int) -> bytes:
+        """The end of a section: statistics of each interface; what was lost counts on interface 0."""
+        statistics: Callable[..., bytes] = blocks.interface_statistics
+        return b"".join(
+            statistics(number, self.last_time, self.first_time, count + (0 if number else lost), 0 if number else lost)
+            for number, count in enumerate(self._counts)
+        )
+
+    def _look_for_offer(self, block: bytes) -> None:
+        channel_id = offered_channel(block)
+        if channel_id is None:
+            return
+        offer = OfferChannelPre7.parse(block, BODY_OFFSET + MessageHeader.SIZE)
+        named = interface_name(offer.interface_id)
+        name = f"{named.short if named else 'device'} {offer.instance_id}"
+        if offer.subchannel_index:
+            name += f" sub-channel {offer.subchannel_index}"
+        identity = b"".join(
+            (offer.interface_id.bytes, offer.instance_id.bytes, struct.pack("<II", offer.subchannel_index, channel_id))
+        )
+        known = self._known.get(identity)
+        if known is not None:
+            self._interface_of[channel_id] = known
+            return
+        comment = (
+            f"vmbus: channel={channel_id} interface={offer.interface_id} instance={offer.instance_id}"
+            f" subchannel={offer.subchannel_index}"
+        )
+        self._add_interface(channel_id, identity, name, named.title if named else "", comment)
+
+    def _add_interface(self, channel_id: int, identity: bytes, name: str, description: str, comment: str = "") -> int:
+        number = len(self._described)
+        described = blocks.interface_description(name, description, comment)
+        self._described.append(described)
+        self._new.append(described)
+        self._counts.append(0)
+        self._interface_of[channel_id] = number
+        if identity:
+            self._known[identity] = number
+        return number
+
+
+def _time_at(chunk: bytearray, position: int) -> int:
+    high, low = _TIME.unpack_from(chunk, position + 12)
+    return int(high << 32 | low)

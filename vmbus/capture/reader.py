@@ -1,0 +1,309 @@
+"""Reads the records of a capture: a file of any age and origin, a pipe, or the live stream of a running host.
+
+::
+
+    for record in read_records("traffic.pcapng"):
+        print(record.time_ns, record.interface.name, record.kind, record.header)
+
+Every packet block becomes a :class:`Record`; one that is not ours (another link type, an unknown version, cut short)
+has a ``problem`` that says why and no header. Bytes that are no blocks are reported as ``Damage``. What a peer sent
+is in ``body``, and what it means is for the dissectors to say.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from vmbus.capture import blocks
+from vmbus.capture.walk import Block, BlockWalker, ByteSource, Damage, NotACapture, open_source
+from vmbus.errors import VmbusError
+from vmbus.wire.capture import LINK_TYPE, RECORD_FORMATS, VERSION, Direction, RecordFlags, RecordHeader, RecordKind
+from vmbus.wire.schema import WireError
+
+__all__ = [
+    "CannotOpen",
+    "CaptureReader",
+    "Damage",
+    "Interface",
+    "NotACapture",
+    "Record",
+    "parse_record",
+    "read_records",
+]
+
+_PACKET_BLOCK = 2
+
+
+class CannotOpen(VmbusError):
+    """The capture cannot be opened."""
+
+
+@dataclass(slots=True)
+class Interface:
+    """An interface of a section: the control plane (number 0), or a channel."""
+
+    number: int
+    link_type: int
+    name: str = ""
+    description: str = ""
+    comments: tuple[str, ...] = ()
+    resolution: int = 6
+    """``if_tsresol``: a negative power of 10, or of 2 with the highest bit set."""
+    offset_seconds: int = 0
+
+    def nanoseconds(self, ticks: int) -> int:
+        """A time stamp of this interface in nanoseconds since 1970."""
+        exponent = self.resolution & 0x7F
+        if self.resolution & 0x80:
+            scaled = ticks * 1_000_000_000 >> exponent
+        elif exponent <= 9:
+            scaled = ticks * 10 ** (9 - exponent)
+        else:
+            scaled = ticks // 10 ** (exponent - 9)
+        return scaled + self.offset_seconds * 1_000_000_000
+
+
+@dataclass(slots=True)
+class Record:
+    """One record. ``number`` counts from 1, as Wireshark's frame numbers do."""
+
+    number: int
+    offset: int
+    """Where its block starts in the file, in bytes."""
+    time_ns: int
+    interface: Interface
+    header: RecordHeader | None
+    """The pseudo-header, of the format that its kind has; None if there is no sound one."""
+    body: bytes
+    original_length: int
+    """Bytes of pseudo-header and body before the body was cut to a snap length."""
+    block_direction: Direction = Direction.NONE
+    dropped: int = 0
+    """So many records were lost between this and the last one."""
+    comments: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def kind(self) -> RecordKind | None:
+        return self.header.kind if self.header else None
+
+    @property
+    def direction(self) -> Direction:
+        return self.header.direction if self.header else self.block_direction
+
+    @property
+    def channel_id(self) -> int:
+        return self.header.channel_id if self.header else 0
+
+    @property
+    def is_snapshot(self) -> bool:
+        return self.header is not None and bool(self.header.flags & RecordFlags.SNAPSHOT)
+
+    @property
+    def missing(self) -> int:
+        """Bytes of the body that were not captured."""
+        header_size = self.header.header_size if self.header else 0
+        return max(0, self.original_length - header_size - len(self.body))
+
+
+@dataclass(slots=True)
+class Section:
+    """What a section says about itself, and its interfaces."""
+
+    hardware: str = ""
+    operating_system: str = ""
+    application: str = ""
+    comments: tuple[str, ...] = ()
+    interfaces: list[Interface] = field(default_factory=list)
+    dropped: dict[int, int] = field(default_factory=dict)
+    """Records lost, by interface number, from the statistics at the section's end."""
+
+
+def parse_record(data: bytes, link_type: int = LINK_TYPE) -> tuple[RecordHeader | None, bytes, str]:
+    """The pseudo-header, the body and the problem of one packet's data; never raises."""
+    if link_type != LINK_TYPE:
+        return None, data, f"link type {link_type} is not that of VMBus records ({LINK_TYPE})"
+    try:
+        header = RecordHeader.parse(data)
+        if header.version != VERSION:
+            return None, data, f"record version {header.version} is not known here, only {VERSION}"
+        form = RECORD_FORMATS.get(header.kind)
+        if form is not None:
+            header = form.parse(data)
+    except WireError as error:
+        return None, data, str(error)
+    size = header.header_size
+    if size < (form.SIZE if form else RecordHeader.SIZE) or size > len(data):
+        return None, data, f"the record's header says it has {size} bytes, of {len(data)} in all"
+    return header, data[size:], "" if form else f"unknown kind of record, {int(header.kind)}"
+
+
+class CaptureReader:
+    """Iterates over the records of ``source``: a path, ``-``, ``unix:PATH``, or a binary file object.
+
+    ``on_damage`` is called for what cannot be read. With ``follow`` the reader waits for more at the end of a file.
+    ``section`` describes the section that the last record came from.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | ByteSource,
+        *,
+        follow: bool = False,
+        on_damage: Callable[[Damage], None] | None = None,
+    ) -> None:
+        if isinstance(source, (str, os.PathLike)):
+            name = os.fspath(source)
+            try:
+                self._file = open_source(name)
+            except OSError as error:
+                raise CannotOpen(f"cannot open {name}: {error.strerror or error}") from error
+            self._is_ours = True
+        else:
+            name, self._file, self._is_ours = "the capture", source, False
+        self._walker = BlockWalker(self._file, "standard input" if name == "-" else name, follow=follow)
+        self._on_damage = on_damage
+        self._number = 0
+        self.section = Section()
+
+    def stop(self) -> None:
+        """End the iteration at the end of what is there, also with ``follow``."""
+        self._walker.stop()
+
+    def __iter__(self) -> Iterator[Record]:
+        try:
+            for item in self._walker:
+                if isinstance(item, Damage):
+                    self._report(item)
+                    continue
+                try:
+                    record = self._read(item)
+                except (struct.error, IndexError, ArithmeticError):
+                    self._report(Damage(item.offset, len(item.body) + 12, "a block is too short for its type"))
+                    continue
+                if record is not None:
+                    record.problem = record.problem or item.remark
+                    yield record
+        except OSError as error:
+            raise CannotOpen(f"cannot read the capture: {error.strerror or error}") from error
+        finally:
+            if self._is_ours:
+                self._file.close()
+
+    def _report(self, damage: Damage) -> None:
+        if self._on_damage is not None:
+            self._on_damage(damage)
+
+    def _read(self, block: Block) -> Record | None:
+        match block.block_type:
+            case blocks.ENHANCED_PACKET:
+                return self._read_enhanced(block)
+            case blocks.SECTION_HEADER:
+                self._read_section(block)
+            case blocks.INTERFACE_DESCRIPTION:
+                self._read_interface(block)
+            case blocks.INTERFACE_STATISTICS:
+                self._read_statistics(block)
+            case blocks.SIMPLE_PACKET:
+                (original,) = struct.unpack_from(block.order + "I", block.body)
+                return self._record(block, 0, None, block.body[4 : 4 + original], original, ())
+            case 2:
+                number, _, high, low, captured, original = struct.unpack_from(block.order + "HHIIII", block.body)
+                return self._record(block, number, high << 32 | low, block.body[20 : 20 + captured], original, ())
+        return None
+
+    def _read_section(self, block: Block) -> None:
+        self.section = section = Section()
+        for code, value in _options(block, 16):
+            text = value.decode("utf-8", "replace")
+            match code:
+                case blocks.SHB_HARDWARE:
+                    section.hardware = text
+                case blocks.SHB_OS:
+                    section.operating_system = text
+                case blocks.SHB_USERAPPL:
+                    section.application = text
+                case blocks.OPT_COMMENT:
+                    section.comments += (text,)
+
+    def _read_interface(self, block: Block) -> None:
+        (link_type,) = struct.unpack_from(block.order + "H", block.body)
+        interface = Interface(len(self.section.interfaces), link_type)
+        self.section.interfaces.append(interface)
+        for code, value in _options(block, 8):
+            match code:
+                case blocks.IF_NAME:
+                    interface.name = value.decode("utf-8", "replace")
+                case blocks.IF_DESCRIPTION:
+                    interface.description = value.decode("utf-8", "replace")
+                case blocks.OPT_COMMENT:
+                    interface.comments += (value.decode("utf-8", "replace"),)
+                case blocks.IF_TSRESOL if len(value) == 1:
+                    interface.resolution = value[0]
+                case blocks.IF_TSOFFSET if len(value) == 8:
+                    (interface.offset_seconds,) = struct.unpack(block.order + "q", value)
+
+    def _read_statistics(self, block: Block) -> None:
+        (number,) = struct.unpack_from(block.order + "I", block.body)
+        for code, value in _options(block, 12):
+            if code == blocks.ISB_IFDROP and len(value) == 8:
+                (self.section.dropped[number],) = struct.unpack(block.order + "Q", value)
+
+    def _read_enhanced(self, block: Block) -> Record:
+        number, high, low, captured, original = struct.unpack_from(block.order + "5I", block.body)
+        data = block.body[20 : 20 + captured]
+        record = self._record(block, number, high << 32 | low, data, original, ())
+        if len(data) < captured:
+            record.problem = record.problem or f"the block holds {len(data)} of the record's {captured} bytes"
+        for code, value in _options(block, 20 + (captured + 3 & ~3)):
+            if code == blocks.OPT_COMMENT:
+                record.comments += (value.decode("utf-8", "replace"),)
+            elif code == blocks.EPB_FLAGS and len(value) == 4:
+                record.block_direction = Direction(struct.unpack(block.order + "I", value)[0] & 3)
+            elif code == blocks.EPB_DROPCOUNT and len(value) == 8:
+                (record.dropped,) = struct.unpack(block.order + "Q", value)
+        return record
+
+    def _record(
+        self, block: Block, number: int, ticks: int | None, data: bytes, original: int, comments: tuple[str, ...]
+    ) -> Record:
+        interfaces = self.section.interfaces
+        problem = ""
+        if number < len(interfaces):
+            interface = interfaces[number]
+        else:
+            # Its description was damaged or is missing: in a capture of ours it was one of ours.
+            interface = Interface(number, LINK_TYPE, f"interface {number}", resolution=9)
+            problem = f"interface {number} is not described"
+        self._number += 1
+        header, body, wrong = parse_record(data, interface.link_type)
+        time_ns = 0 if ticks is None else interface.nanoseconds(ticks)
+        return Record(
+            self._number, block.offset, time_ns, interface, header, body, original,
+            comments=comments, problem=wrong or problem,
+        )  # fmt: skip
+
+
+def _options(block: Block, at: int) -> Iterator[tuple[int, bytes]]:
+    """The options of a block from a place in its body on, as far as they are sound."""
+    head = struct.Struct(block.order + "HH")
+    body = block.body
+    while at + 4 <= len(body):
+        code, length = head.unpack_from(body, at)
+        if code == blocks.OPT_END or at + 4 + length > len(body):
+            return
+        yield code, body[at + 4 : at + 4 + length]
+        at += 4 + (length + 3 & ~3)
+
+
+def read_records(
+    source: str | os.PathLike[str] | ByteSource,
+    *,
+    follow: bool = False,
+    on_damage: Callable[[Damage], None] | None = None,
+) -> Iterator[Record]:
+    """The records of a capture, in its order; see :class:`CaptureReader`."""
+    return iter(CaptureReader(source, follow=follow, on_damage=on_damage))

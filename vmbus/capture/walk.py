@@ -1,0 +1,216 @@
+"""Walks the blocks of a pcapng file or pipe, whoever wrote it, and gets over damage.
+
+Both byte orders, blocks of any kind, sections of any length. After a block whose length cannot be right, the next
+block is searched for, and a :class:`Damage` says how many bytes were skipped: nothing here raises because of what is
+in a file, except :class:`NotACapture` when there is no block in it at all. What the blocks mean is
+``vmbus.capture.reader``'s subject.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from vmbus.capture.blocks import BYTE_ORDER_MAGIC, SECTION_HEADER
+from vmbus.errors import VmbusError
+
+MAX_BLOCK = 32 << 20
+"""Bytes. A longer block is taken for damage."""
+
+_READ_SIZE = 1 << 20
+_FOLLOW_INTERVAL = 0.05
+
+_LITTLE, _BIG = struct.Struct("<I"), struct.Struct(">I")
+
+# Blocks that a search believes in: section, interface, packets old and new, names, statistics, journal, secrets, custom.
+_TYPES = (SECTION_HEADER, 1, 2, 3, 4, 5, 6, 9, 10, 0xBAD, 0x40000BAD)
+_CANDIDATES = {
+    order: re.compile(b"|".join(re.escape(order.pack(block_type)) for block_type in _TYPES))
+    for order in (_LITTLE, _BIG)
+}
+
+_FOREIGN = {
+    b"\xd4\xc3\xb2\xa1": "a pcap file", b"\xa1\xb2\xc3\xd4": "a pcap file",
+    b"\x4d\x3c\xb2\xa1": "a pcap file", b"\xa1\xb2\x3c\x4d": "a pcap file",
+    b"\x1f\x8b\x08\x00": "a gzip file", b"\x28\xb5\x2f\xfd": "a zstd file", b"\x7fELF": "an ELF file",
+}  # fmt: skip
+
+
+class ByteSource(Protocol):
+    """What a capture is read from. ``read`` gives what there is, up to ``size`` bytes; nothing at the end."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+    def close(self) -> None: ...
+
+
+class NotACapture(VmbusError):
+    """There is no pcapng block in what was to be read."""
+
+
+class Block(NamedTuple):
+    """One block of a section."""
+
+    offset: int
+    """Where in the file it starts."""
+    block_type: int
+    body: bytes
+    """What lies between its two lengths."""
+    order: str
+    """``<`` or ``>``, for ``struct``."""
+    remark: str = ""
+    """What is wrong with a block that can be read all the same."""
+
+
+class Damage(NamedTuple):
+    """Bytes that could not be read."""
+
+    offset: int
+    skipped: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"at byte {self.offset}: {self.text}; {self.skipped} bytes skipped"
+
+
+class BlockWalker:
+    """Iterates over the blocks of ``source``, which is read sequentially and never sought in.
+
+    With ``follow`` the end of the file is not the end: the walker waits for more, until :meth:`stop`.
+    """
+
+    def __init__(self, source: ByteSource, name: str = "the capture", *, follow: bool = False) -> None:
+        self._source = source
+        self._name = name
+        self._follow = follow
+        self._buffer = bytearray()
+        self._at = 0
+        self._base = 0
+        self._is_stopped = False
+        self._order = _LITTLE
+        self._found_any = False
+
+    def stop(self) -> None:
+        """End a walk that follows a growing file; may be called from another thread."""
+        self._is_stopped = True
+
+    def __iter__(self) -> Iterator[Block | Damage]:
+        if self._has(4):
+            kind = _FOREIGN.get(bytes(self._buffer[:4]))
+            if kind is not None:
+                raise NotACapture(f"{self._name} is {kind}, not a pcapng capture")
+        while self._has(12):
+            length, remark = self._measure(self._at)
+            if length:
+                yield self._take(length, remark)
+            else:
+                yield self._search()
+        left = len(self._buffer) - self._at
+        if not self._found_any:
+            raise NotACapture(
+                f"{self._name} is not a pcapng capture: there is no block in its {self._offset + left} bytes"
+            )
+        if left:
+            yield Damage(self._offset, left, "the capture ends within a block")
+
+    @property
+    def _offset(self) -> int:
+        return self._base + self._at
+
+    def _has(self, length: int, at: int | None = None) -> bool:
+        """Whether ``length`` bytes from ``at`` on are in the buffer, after reading as much as it takes."""
+        end = (self._at if at is None else at) + length
+        while len(self._buffer) < end:
+            more = self._source.read(_READ_SIZE)
+            if more:
+                self._buffer += more
+            elif self._follow and not self._is_stopped:
+                time.sleep(_FOLLOW_INTERVAL)
+            else:
+                return False
+        return True
+
+    def _word(self, at: int) -> int:
+        return int(self._order.unpack_from(self._buffer, at)[0])
+
+    def _drop_read(self) -> None:
+        """Forget what was walked over, now and then."""
+        if self._at >= _READ_SIZE:
+            del self._buffer[: self._at]
+            self._base += self._at
+            self._at = 0
+
+    def _take(self, length: int, remark: str) -> Block:
+        at = self._at
+        body = bytes(self._buffer[at + 8 : at + length - 4])
+        order = "<" if self._order is _LITTLE else ">"
+        found = Block(self._base + at, self._word(at), body, order, remark)
+        self._at += length
+        self._found_any = True
+        self._drop_read()
+        return found
+
+    def _measure(self, at: int) -> tuple[int, str]:
+        """The length of the block at a place in the buffer, 0 if there is none to believe in; what is wrong with it."""
+        length = self._stated_length(at)
+        if not length or not self._has(length, at):
+            return 0, ""
+        if self._word(at + length - 4) == length:
+            return length, ""
+        # One of the two lengths is wrong. If a block follows where the first one says, it is the second.
+        after = at + length
+        if self._has(12, after):
+            next_length = self._stated_length(after)
+            if next_length and self._has(next_length, after) and self._word(after + next_length - 4) == next_length:
+                return length, "the second length of the block is wrong"
+        return 0, ""
+
+    def _stated_length(self, at: int) -> int:
+        """What the block at a place says its length is, if that can be; a section header tells the byte order first."""
+        if self._word(at) == SECTION_HEADER:
+            for order in (_LITTLE, _BIG):
+                if order.unpack_from(self._buffer, at + 8)[0] == BYTE_ORDER_MAGIC:
+                    self._order = order
+        length = self._word(at + 4)
+        return length if 12 <= length <= MAX_BLOCK and not length & 3 else 0
+
+    def _search(self) -> Damage:
+        """Go to the next block that can be believed in, or to the end."""
+        start = self._offset
+        self._at += 1
+        while self._has(12):
+            match = _CANDIDATES[self._order].search(self._buffer, self._at)
+            if match is None:
+                # A type cut in two by the end of what was read so far must be found when more is there.
+                self._at = max(self._at, len(self._buffer) - 3)
+                self._drop_read()
+                if not self._has(len(self._buffer) - self._at + 1):
+                    break
+                continue
+            self._at = match.start()
+            if self._has(12) and self._measure(self._at)[0]:
+                return Damage(start, self._offset - start, "a block's length is wrong")
+            self._at += 1
+        skipped = self._base + len(self._buffer) - start
+        self._at = len(self._buffer)
+        return Damage(start, skipped, "the capture ends within a block, or a block's length is wrong")
+
+
+def open_source(source: str) -> ByteSource:
+    """Open what a capture is read from: a path, ``-`` for standard input, or ``unix:PATH`` for a live stream."""
+    if source == "-":
+        # Unbuffered: a buffer would wait until it is full, and a live capture would stand still.
+        return os.fdopen(os.dup(0), "rb", buffering=0)
+    if source.startswith("unix:"):
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(source.removeprefix("unix:"))
+            return connection.makefile("rb", buffering=0)
+        finally:
+            connection.close()
+    return open(source, "rb", buffering=0)
