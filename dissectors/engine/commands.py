@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vmbus.wire.schema import Format
+from vmbus.wire.scsi import parameter_format, response_format
 from vmbus.wire.scsi.opcodes import Opcode, ServiceActionIn
 
 _SERVICE_ACTION_IN = int(Opcode.SERVICE_ACTION_IN_16)
@@ -35,6 +36,6 @@ def blocks_of(cdb: bytes) -> tuple[int, int] | None:
     return None
 
 
-def data_format(cdb: bytes) -> type[Format] | None:
-    """The format of a command's data; None for blocks of the medium and for what has no declared format."""
-    return None
+def data_format(cdb: bytes, *, to_guest: bool) -> type[Format] | None:
+    """The format of the data that a command returns or sends; None for blocks of the medium."""
+    return response_format(cdb) if to_guest else parameter_format(cdb)

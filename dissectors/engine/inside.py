@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dissectors.engine.layers import Inside
+from vmbus.wire import scsi
 from vmbus.wire.offer import HvsockUserDefined, OfferChannel, OfferChannelPre7, OfferFlags, PipeUserDefined
 from vmbus.wire.schema import Format
+from vmbus.wire.scsi.sense import DescriptorSense, FixedSense
+from vmbus.wire.vstor import ScsiRequestV1, ScsiResultV1
 
 _PIPE, _SOCKET = int(OfferFlags.NAMED_PIPE_MODE), int(OfferFlags.TLNPI_PROVIDER)
 
@@ -13,7 +16,12 @@ _USER_DEFINED = Inside(
     cases={_PIPE: PipeUserDefined, _SOCKET: HvsockUserDefined, _PIPE | _SOCKET: HvsockUserDefined},
 )
 
+_COMMANDS = {code: scsi.cdb_format(bytes([code])) for code in range(256)}
+_SENSE: dict[int, type[Format]] = {0x70: FixedSense, 0x71: FixedSense, 0x72: DescriptorSense, 0x73: DescriptorSense}
+
 INSIDE: dict[tuple[type[Format], str], Inside] = {
     (OfferChannel, "user_defined"): _USER_DEFINED,
     (OfferChannelPre7, "user_defined"): _USER_DEFINED,
+    (ScsiRequestV1, "cdb"): Inside(cases=_COMMANDS),
+    (ScsiResultV1, "sense"): Inside(cases=_SENSE, mask=0x7F),
 }

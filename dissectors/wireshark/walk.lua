@@ -1,20 +1,13 @@
 -- Walks a declared format over bytes and shows each field: the same walk as vmbus/wire/tree.py, over the same declarations.
--- The generator puts the formats in front of this file (see lua.py); nothing here knows a protocol.
-
-local band = bit.band
-
-local function element_size(element)
-    return element.fields and element.size or element.s
-end
+-- The generator puts the formats in front of this file (see lua.py); nothing here knows a protocol. With a tree of nil
+-- nothing is shown, and the walk only finds where a format ends.
 
 -- A field's value as a number for expressions; Lua's numbers hold 53 bits, which is more than any count or length.
-local function number(range, fld)
-    local size = fld.s
+local function number(range, size, big)
     if size > 4 then
-        local whole = fld.big and range:uint64() or range:le_uint64()
-        return whole:tonumber()
+        return (big and range:uint64() or range:le_uint64()):tonumber()
     end
-    return fld.big and range:uint() or range:le_uint()
+    return big and range:uint() or range:le_uint()
 end
 
 local function names_of(value, flags)
@@ -30,65 +23,99 @@ local function names_of(value, flags)
 end
 
 local function text_of(range, encoding)
+    local text
     if encoding:sub(1, 6) == "utf-16" then
         local even = range:len() - range:len() % 2
-        return even > 0 and (range:range(0, even):le_ustring():match("^[^%z]*")) or ""
+        text = even > 0 and range:range(0, even):le_ustring() or ""
+    else
+        text = range:string()
     end
-    return (range:string():match("^[^%z]*"))
+    return text:match("^[^%z]*")
 end
 
-local function problem(tree, fld_or_tree, text)
-    (fld_or_tree or tree):add_proto_expert_info(cut_short, text)
+local function problem(item, text)
+    if item then item:add_proto_expert_info(malformed, text) end
 end
 
-local walk, walk_list
+local walk
 
 local function add_integer(tree, tvb, at, fld)
     local range = tvb(at, fld.s)
-    local item = fld.big and tree:add(fld.pf, range) or tree:add_le(fld.pf, range)
-    if fld.flags then item:append_text(" " .. names_of(number(range, fld), fld.flags)) end
-    return range
+    local value = number(range, fld.s, fld.big)
+    if tree then
+        local item = fld.big and tree:add(fld.pf, range) or tree:add_le(fld.pf, range)
+        if fld.flags then item:append_text(" " .. names_of(value, fld.flags)) end
+    end
+    return value
+end
+
+local function add_bits(tree, tvb, at, fld)
+    local range = tvb(at, fld.container)
+    local value = math.floor(number(range, fld.container, fld.big) / 2 ^ fld.shift) % 2 ^ fld.width
+    if tree then
+        local item = fld.big and tree:add(fld.pf, range) or tree:add_le(fld.pf, range)
+        if fld.flags then item:append_text(" " .. names_of(value, fld.flags)) end
+    end
+    return value
 end
 
 local function add_bytes(tree, tvb, at, size, fld)
+    if not tree then return nil end
+    local range = tvb(at, size)
     if fld.text then
-        return tree:add(fld.pf, tvb(at, size), size > 0 and text_of(tvb(at, size), fld.text) or "")
+        return tree:add(fld.pf, range, size > 0 and text_of(range, fld.text) or "")
     end
-    return tree:add(fld.pf, tvb(at, size))
+    return tree:add(fld.pf, range)
 end
 
-local function add_part(tree, tvb, at, fld)
+local function add_scalar(tree, tvb, at, fld)
     if fld.k == "int" then
         add_integer(tree, tvb, at, fld)
     elseif fld.k == "guid" then
-        tree:add_le(fld.pf, tvb(at, 16))
+        if tree then tree:add_le(fld.pf, tvb(at, 16)) end
     else
         add_bytes(tree, tvb, at, fld.s, fld)
     end
 end
 
--- Shows the elements of a list below an item of their own; returns where they end.
-walk_list = function(tree, tvb, position, stop, count, fld, context)
-    local start, index = position, 0
-    local least = math.max(element_size(fld.element), 1)
-    local group = tree:add(fld.pf, tvb(position, 0))
-    while (count == nil and stop - position >= least) or (count ~= nil and index < count) do
+-- Shows what lies inside the bytes of a field: by a rule of its own, or as the conversation knows.
+local function add_inside(item, tvb, start, stop, fld, scope, context)
+    local chosen
+    if fld.inside then
+        chosen = fld.inside(tvb, start, stop, scope)
+    elseif context.within then
+        chosen = context.within[fld.n]
+    end
+    if item and chosen then walk(item, tvb, chosen, start, stop, nil, context) end
+end
+
+-- Shows the elements of a list below an item of their own; returns where they end, and the item.
+local function walk_list(tree, tvb, position, stop, count, fld, context)
+    local start, index, element = position, 0, fld.element
+    local least = math.max(element.size, 1)
+    local group = tree and tree:add(fld.pf, tvb(position, 0))
+    while count == nil or index < count do
         if least > stop - position then
-            problem(group, nil, fld.n .. ": " .. count .. " elements wanted, " .. index .. " are there")
+            if count ~= nil then
+                problem(group, fld.n .. ": " .. count .. " elements wanted, " .. index .. " are there")
+            end
             break
         end
-        if fld.element.fields then
-            local after = walk(group, tvb, fld.element, position, stop, fld.item, context)
-            if after <= position then break end
+        if element.fields then
+            local after = walk(group, tvb, element, position, stop, nil, context)
+            if after <= position then
+                problem(group, fld.n .. ": an element of no size")
+                break
+            end
             position = after
         else
-            add_part(group, tvb, position, fld.element)
-            position = position + fld.element.s
+            add_scalar(group, tvb, position, element)
+            position = position + element.size
         end
         index = index + 1
     end
-    group:set_len(position - start)
-    return position
+    if group then group:set_len(position - start) end
+    return position, group
 end
 
 local function choose(cases, tag, room)
@@ -99,20 +126,55 @@ local function choose(cases, tag, room)
     return best
 end
 
-local function bounded(tree, item, fld, length, room)
-    if length < 0 or length > room then
-        problem(tree, item, fld.n .. ": " .. length .. " bytes wanted, " .. room .. " left")
-        return false
+local function walk_tail(tree, tvb, position, stop, fmt, fld, scope, context)
+    local bound, wrong = stop, nil
+    if fld.length then
+        local length = fld.length(scope)
+        if length >= 0 and length <= stop - position then
+            bound = position + length
+        else
+            wrong = fmt.name .. "." .. fld.n .. ": " .. length .. " bytes wanted, " .. stop - position .. " left"
+        end
     end
-    return true
+    if fld.k == "items" then
+        local after, group = walk_list(tree, tvb, position, bound, fld.count and fld.count(scope), fld, context)
+        if fld.length and after ~= bound then
+            wrong = wrong or fld.n .. ": " .. bound - after .. " bytes are too few for one more element"
+            after = bound
+        end
+        if wrong then problem(group, wrong) end
+        return after
+    end
+    if fld.k == "variant" then
+        local chosen = choose(fld.cases, fld.on(scope), bound - position)
+        if chosen then
+            local after = fld.length and walk(nil, tvb, chosen, position, bound, nil, context) or bound
+            if not fld.length or after == bound then
+                local item
+                after, _, item = walk(tree, tvb, chosen, position, bound, fld.pf_format, context)
+                if wrong then problem(item, wrong) end
+                return after
+            end
+        end
+    end
+    local item = add_bytes(tree, tvb, position, bound - position, fld)
+    if wrong then problem(item, wrong) end
+    add_inside(item, tvb, position, bound, fld, scope, context)
+    return bound
 end
 
--- Shows one format below an item of its own (`pf`); returns where it ends and the values of its fields.
-walk = function(tree, tvb, fmt, offset, stop, pf, context)
-    local item = tree:add(pf or fmt.pf, tvb(offset, 0))
-    local position, scope = fmt.walk_fields(item, tvb, fmt, offset, stop, context)
-    item:set_len(position - offset)
-    return position, scope, item
+local function walk_located(tree, tvb, start, stop, fmt, fld, scope, context)
+    local at, length = start + fld.offset(scope), fld.length(scope)
+    if at < start or length < 0 or at + length > stop then
+        local item = tree and tree:add(fld.pf, tvb(start, 0))
+        problem(item, fmt.name .. "." .. fld.n .. ": bytes " .. at - start .. " to " .. at - start + length
+            .. " of " .. stop - start)
+    elseif fld.element then
+        walk_list(tree, tvb, at, at + length, nil, fld, context)
+    else
+        local item = add_bytes(tree, tvb, at, length, fld)
+        add_inside(item, tvb, at, at + length, fld, scope, context)
+    end
 end
 
 local function walk_fields(tree, tvb, fmt, start, stop, context)
@@ -121,84 +183,44 @@ local function walk_fields(tree, tvb, fmt, start, stop, context)
         local k = fld.k
         if fld.head and fld.s > stop - position then
             local left = stop - position
-            local item = tree:add(cut, tvb(position, left))
-            problem(tree, item, fmt.name .. " is cut short: " .. fld.n .. " needs " .. fld.s .. " bytes, "
+            local item = tree and tree:add(cut_short, tvb(position, left))
+            problem(item, fmt.name .. " is cut short: " .. fld.n .. " needs " .. fld.s .. " bytes, "
                 .. left .. " are left")
             return stop, scope
         end
         if k == "int" then
-            scope[fld.n] = number(add_integer(tree, tvb, position, fld), fld)
+            scope[fld.n] = add_integer(tree, tvb, position, fld)
             position = position + fld.s
         elseif k == "bits" then
             if fld.s > 0 then
                 container_at = position
                 position = position + fld.s
             end
-            local range = tvb(container_at, fld.container)
-            local item = fld.big and tree:add(fld.pf, range) or tree:add_le(fld.pf, range)
-            local whole = number(range, { s = fld.container, big = fld.big })
-            local value = math.floor(whole / 2 ^ fld.shift) % 2 ^ fld.width
-            scope[fld.n] = value
-            if fld.flags then item:append_text(" " .. names_of(value, fld.flags)) end
+            scope[fld.n] = add_bits(tree, tvb, container_at, fld)
         elseif k == "guid" then
-            tree:add_le(fld.pf, tvb(position, 16))
+            add_scalar(tree, tvb, position, fld)
             position = position + 16
         elseif k == "raw" then
             local item = add_bytes(tree, tvb, position, fld.s, fld)
-            if fld.inside then fld.inside(item, tvb, position, position + fld.s, scope, context) end
+            add_inside(item, tvb, position, position + fld.s, fld, scope, context)
             position = position + fld.s
         elseif k == "nested" then
-            local inner
-            position, inner = walk(tree, tvb, fld.element, position, position + fld.s, fld.pf, context)
-            scope[fld.n] = inner
+            position, scope[fld.n] = walk(tree, tvb, fld.element, position, position + fld.s, fld.pf, context)
         elseif k == "array" then
             position = walk_list(tree, tvb, position, position + fld.s, fld.number, fld, context)
-        elseif k == "items" then
-            local limit, sound = stop, true
-            if fld.length then
-                local length = fld.length(scope)
-                sound = bounded(tree, nil, fld, length, stop - position)
-                if sound then limit = position + length end
-            end
-            position = walk_list(tree, tvb, position, limit, fld.count and fld.count(scope), fld, context)
-        elseif k == "blob" then
-            local length = fld.length(scope)
-            local after = position + length
-            if length < 0 or after > stop then after = stop end
-            local item = add_bytes(tree, tvb, position, after - position, fld)
-            bounded(tree, item, fld, length, stop - position)
-            if fld.inside then fld.inside(item, tvb, position, after, scope, context) end
-            position = after
-        elseif k == "variant" then
-            local limit = stop
-            if fld.length then
-                local length = fld.length(scope)
-                if bounded(tree, nil, fld, length, stop - position) then limit = position + length end
-            end
-            local chosen = choose(fld.cases, fld.on(scope), limit - position)
-            if chosen then
-                position = walk(tree, tvb, chosen, position, limit, fld.pf_format, context)
-            else
-                tree:add(fld.pf, tvb(position, limit - position))
-                position = limit
-            end
-        elseif k == "rest" then
-            local item = add_bytes(tree, tvb, position, stop - position, fld)
-            if fld.inside then fld.inside(item, tvb, position, stop, scope, context) end
-            position = stop
         elseif k == "located" then
-            local at, length = start + fld.offset(scope), fld.length(scope)
-            if at < start or length < 0 or at + length > stop then
-                local item = tree:add(fld.pf, tvb(start, 0))
-                problem(tree, item, fmt.name .. "." .. fld.n .. ": bytes " .. (at - start) .. " to "
-                    .. (at - start + length) .. " of " .. (stop - start))
-            elseif fld.element then
-                walk_list(tree, tvb, at, at + length, nil, fld, context)
-            else
-                local item = add_bytes(tree, tvb, at, length, fld)
-                if fld.inside then fld.inside(item, tvb, at, at + length, scope, context) end
-            end
+            walk_located(tree, tvb, start, stop, fmt, fld, scope, context)
+        else
+            position = walk_tail(tree, tvb, position, stop, fmt, fld, scope, context)
         end
     end
     return position, scope
+end
+
+-- Shows one format below an item of its own; returns where it ends, the values of its fields, and the item.
+walk = function(tree, tvb, fmt, offset, stop, pf, context)
+    local item = tree and tree:add(pf or fmt.pf, tvb(offset, 0))
+    local position, scope = walk_fields(item, tvb, fmt, offset, stop, context)
+    if item then item:set_len(position - offset) end
+    return position, scope, item
 end

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dissectors.engine.commands import command_name, data_format
 from dissectors.engine.dialect import COMPLETION, Dialect
 from dissectors.engine.layers import Layer
+from vmbus.wire.capture import Direction
 from vmbus.wire.vstor import (
     ScsiStatus,
     SrbStatus,
@@ -49,7 +50,7 @@ class Storage(Dialect):
         if start >= stop:
             return []
         command = cdb_of(item.request) if item.request is not None else b""
-        fmt = data_format(command) if command else None
+        fmt = data_format(command, to_guest=item.direction == Direction.HOST_TO_GUEST) if command else None
         if fmt is None or _starts_late(item):
             return [Layer(None, start, stop, "payload")]
         return [Layer(fmt, start, stop)]

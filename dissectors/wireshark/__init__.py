@@ -1,0 +1,1 @@
+"""Wireshark: the generated Lua dissector, the extcap, and their installation."""

@@ -1,0 +1,348 @@
+-- Follows a connection through its records and shows each: as dissectors/engine does, with the tables R made from the engine's.
+
+local PACKET, EXTERNAL, MESSAGE, NOTE = 3, 4, 1, 6
+local GUEST_TO_HOST, HOST_TO_GUEST = 1, 2
+local GPA_DIRECT, TRANSFER_PAGES, COMPLETION = 9, 7, 11
+local EXECUTE_SRB = 3
+local RNDIS_PACKET, QUERY_COMPLETE = 1, 0x80000004
+
+local payload_start, guid_text
+
+-- What is known. Rebuilt whenever Wireshark reads a file from its start.
+local channels, pending, decided
+
+local function reset()
+    channels, pending, decided = {}, {}, {}
+end
+
+function vmbus.init() reset() end
+
+local function channel(id)
+    if not channels[id] then channels[id] = { dialect = "ring", requests = {} } end
+    return channels[id]
+end
+
+local function key(channel_id, direction, transaction)
+    return channel_id .. "/" .. direction .. "/" .. transaction
+end
+
+local function opposite(direction)
+    return direction == GUEST_TO_HOST and HOST_TO_GUEST or direction == HOST_TO_GUEST and GUEST_TO_HOST or 0
+end
+
+local function le32(tvb, at)
+    return tvb(at, 4):le_uint()
+end
+
+local function u32_or_0(tvb, at)
+    return at + 4 <= tvb:len() and le32(tvb, at) or 0
+end
+
+-- Layers
+
+local function layer(item, fmt, start, stop, within)
+    local position, scope = walk(item.tree, item.tvb, fmt, start, stop, nil, { within = within })
+    return position, scope
+end
+
+local function plain(item, field, start, stop)
+    item.tree:add(field, item.tvb(start, stop - start))
+end
+
+-- SCSI: the format of what a command returns, as vmbus.wire.scsi.response_format says it.
+
+local function bytes_be(bytes, first, last)
+    local value = 0
+    for index = first, last do value = value * 256 + bytes:get_index(index) end
+    return value
+end
+
+local function inquiry_answer(A, cdb, room)
+    if cdb:get_index(1) % 2 == 0 then return room >= 36 and A.StandardInquiry or A.InquiryHead end
+    if room <= 4 then return A.VpdHeader end
+    return R.scsi_vpd[cdb:get_index(2)] or A.OtherVpd
+end
+
+local RESERVE_IN = { [0] = "ReservationKeys", [1] = "Reservations", [3] = "FullStatusList" }
+
+local function reserve_answer(A, cdb, room)
+    local action = cdb:get_index(1) % 32
+    if action == 2 then return A.ReserveCapabilities end
+    if room <= 8 then return A.ReserveInHead end
+    return RESERVE_IN[action] and A[RESERVE_IN[action]]
+end
+
+local function answer_format(cdb)
+    local code, A = cdb:get_index(0), R.scsi_answers
+    local action = cdb:len() > 1 and cdb:get_index(1) % 32 or 0
+    if code == 0x12 and cdb:len() >= 6 then return inquiry_answer(A, cdb, bytes_be(cdb, 3, 4)) end
+    if code == 0x03 and cdb:len() >= 6 then return action % 2 == 1 and A.DescriptorSense or A.FixedSense end
+    if code == 0x9e then
+        if cdb:len() < 16 then return nil end
+        if action == 0x10 then return bytes_be(cdb, 10, 13) >= 32 and A.Capacity16 or A.ShortCapacity16 end
+        return action == 0x12 and A.LbaStatusList or nil
+    end
+    if code == 0xa0 then return cdb:len() >= 12 and (bytes_be(cdb, 6, 9) >= 16 and A.LunList or A.LunListHead) or nil end
+    if code == 0xa3 then
+        if cdb:len() < 12 or action ~= 0x0c then return nil end
+        return cdb:get_index(2) % 8 > 0 and A.OneSupportedCommand or A.SupportedCommands
+    end
+    if code == 0x5e then return cdb:len() >= 10 and reserve_answer(A, cdb, bytes_be(cdb, 7, 8)) or nil end
+    if code == 0x43 then return cdb:len() >= 10 and (bytes_be(cdb, 7, 8) >= 12 and A.Toc or A.TocHead) or nil end
+    if code == 0xad then
+        if cdb:len() < 12 then return nil end
+        return cdb:get_index(7) == 0 and A.DvdPhysical or cdb:get_index(7) == 1 and A.DvdCopyright or nil
+    end
+    local found = R.scsi_plain_answers[code]
+    return found
+end
+
+-- Dialects: what a channel speaks. `request` is what was kept of the packet that this one completes or belongs to.
+
+local dialects = {}
+
+dialects.ring = {
+    keep = function() return {} end,
+    payload = function(item, start, stop) plain(item, named.payload, start, stop) end,
+    external = function(item, start, stop)
+        if start < stop then plain(item, named.payload, start, stop) end
+    end,
+}
+
+dialects.vstor = {
+    either_way = true,
+    keep = function(tvb, at)
+        local kept = { operation = u32_or_0(tvb, at) }
+        if kept.operation == EXECUTE_SRB and tvb:len() > at + 28 then
+            local room = math.min(tvb(at + 20, 1):uint(), 16, tvb:len() - at - 28)
+            if room > 0 then kept.cdb = tvb(at + 28, room):bytes() end
+        end
+        return kept
+    end,
+    payload = function(item, start, stop, request)
+        if item.packet_type ~= COMPLETION then return layer(item, R.vstor.request[1], start, stop) end
+        local operation = request and request.operation or EXECUTE_SRB
+        local best = R.vstor.plain[1]
+        for _, candidate in ipairs(R.vstor_completions[operation] or {}) do
+            if stop - start >= candidate.size and candidate.size > best.size then best = candidate end
+        end
+        layer(item, best, start, stop)
+    end,
+    external = function(item, start, stop, request)
+        if start >= stop then return end
+        local fmt
+        if request and request.cdb and le32(item.tvb, 28) == 0 then
+            if item.direction == HOST_TO_GUEST then
+                fmt = answer_format(request.cdb)
+            else
+                fmt = R.scsi_parameters[request.cdb:get_index(0)]
+            end
+        end
+        if fmt then return layer(item, fmt.fields and fmt or fmt[1], start, stop) end
+        plain(item, named.payload, start, stop)
+    end,
+}
+
+local frame_dissector = Dissector.get("eth_withoutfcs")
+
+dialects.nvsp = {
+    keep = function() return {} end,
+    payload = function(item, start, stop)
+        local name = item.packet_type == COMPLETION and "completion" or "message"
+        layer(item, R.nvsp[name][1], start, stop)
+    end,
+    observe_external = function(item, state)
+        local at, tvb = item.body_at, item.tvb
+        if tvb:len() < at + 12 then return nil end
+        local kind, request_id = le32(tvb, at), u32_or_0(tvb, at + 8)
+        if kind >= 2 and kind <= 9 and kind ~= 3 and kind ~= 7 then
+            state.requests[request_id] = { oid = u32_or_0(tvb, at + 12) }
+        elseif kind >= 0x80000000 then
+            local request = state.requests[request_id]
+            state.requests[request_id] = nil
+            return request
+        end
+    end,
+    external = function(item, start, stop, request)
+        local tvb, at = item.tvb, start
+        local fmt = R.rndis[item.direction == HOST_TO_GUEST and "to_guest" or "to_host"][1]
+        while stop - at >= 8 do
+            local kind, length = le32(tvb, at), le32(tvb, at + 4)
+            local finish = length >= 8 and math.min(at + length, stop) or stop
+            local within
+            if kind == QUERY_COMPLETE and request and request.oid then
+                local room = finish - at >= 24 and u32_or_0(tvb, item.body_at + 16) or 0
+                within = { information = choose(R.oid_answers, request.oid, room) }
+            end
+            layer(item, fmt, at, finish, within)
+            if kind == RNDIS_PACKET and finish - at >= 16 then
+                local frame = at + 8 + le32(tvb, at + 8)
+                local size = math.min(frame + le32(tvb, at + 12), finish) - frame
+                if size >= 14 then item.frames[#item.frames + 1] = tvb(frame, size) end
+            end
+            at = finish
+        end
+        if at < stop then plain(item, named.padding, at, stop) end
+    end,
+}
+
+-- Records
+
+local function body_format(tvb, number, start, stop)
+    if number == 14 then
+        if stop - start < 4 then return nil end
+        return choose(R.contacts, le32(tvb, start) >= 0x50000 and 1 or 0, stop - start)
+    end
+    return choose(R.bodies, number, stop - start)
+end
+
+local function show_message(item, start, stop)
+    local tvb = item.tvb
+    layer(item, R.heads.message[1], start, stop)
+    local at = start + 8
+    if stop < at then return end
+    local number = le32(tvb, start)
+    local fmt = body_format(tvb, number, at, stop)
+    if not fmt then
+        if at < stop then plain(item, named.unknown, at, stop) end
+        return
+    end
+    local after = layer(item, fmt, at, stop)
+    if after < stop then plain(item, stop - after <= 7 and named.padding or named.unknown, after, stop) end
+    item.info = fmt.name
+    if item.pinfo.visited then return end
+    if number == 1 then
+        channels[le32(tvb, at + 176)] = { dialect = R.dialects[guid_text(tvb(at, 16))] or "ring", requests = {} }
+    elseif number == 13 then
+        channels[le32(tvb, at)] = nil
+    elseif number == 17 then
+        channels = {}
+    end
+end
+
+-- A GUID in Microsoft's byte order as the declarations write it.
+guid_text = function(range)
+    local function part(offset, size, swapped)
+        local text = ""
+        for index = 0, size - 1 do
+            local at = swapped and offset + size - 1 - index or offset + index
+            text = text .. string.format("%02x", range(at, 1):uint())
+        end
+        return text
+    end
+    return part(0, 4, true) .. "-" .. part(4, 2, true) .. "-" .. part(6, 2, true) .. "-" .. part(8, 2) .. "-" .. part(10, 6)
+end
+
+-- Which request a record belongs to and what its channel speaks: decided once, in the order of the capture.
+local function decide_packet(item)
+    local tvb, at = item.tvb, item.body_at
+    local state = channel(item.channel_id)
+    local found = { dialect = state.dialect }
+    if tvb:len() - at < 16 then return found end
+    local transaction = tostring(tvb(at + 8, 8):le_uint64())
+    if tvb(at, 2):le_uint() == COMPLETION then
+        local name = key(item.channel_id, opposite(item.direction), transaction)
+        found.request = pending[name]
+        pending[name] = nil
+    elseif tvb(at + 6, 2):le_uint() % 2 == 1 then
+        local speaks = dialects[state.dialect] or dialects.ring
+        pending[key(item.channel_id, item.direction, transaction)] = speaks.keep(tvb, payload_start(item))
+    end
+    return found
+end
+
+local function decide_external(item)
+    local state = channel(item.channel_id)
+    local speaks = dialects[state.dialect] or dialects.ring
+    local transaction = tostring(item.tvb(16, 8):le_uint64())
+    local found = { dialect = state.dialect, request = pending[key(item.channel_id, item.direction, transaction)] }
+    if not found.request and (speaks.either_way or state.dialect == "ring") then
+        found.request = pending[key(item.channel_id, opposite(item.direction), transaction)]
+    end
+    if speaks.observe_external then
+        found.request = speaks.observe_external(item, state) or found.request
+    end
+    return found
+end
+
+payload_start = function(item)
+    local tvb, at = item.tvb, item.body_at
+    local offset, length = tvb(at + 2, 2):le_uint(), tvb(at + 4, 2):le_uint()
+    local start = at + offset * 8
+    if offset < 2 or offset > length or length * 8 > tvb:len() - at then
+        start = math.min(math.max(start, at + 16), tvb:len())
+    end
+    return start
+end
+
+local function show_packet(item, found)
+    local tvb, at, stop = item.tvb, item.body_at, item.tvb:len()
+    layer(item, R.heads.descriptor[1], at, stop)
+    if stop - at < 16 then return end
+    item.packet_type = tvb(at, 2):le_uint()
+    local start = payload_start(item)
+    if at + 16 < start then
+        local extension = R.extensions[item.packet_type]
+        if extension then
+            layer(item, extension[1], at + 16, start)
+        else
+            plain(item, named.extension, at + 16, start)
+        end
+    end
+    local speaks = dialects[found.dialect] or dialects.ring
+    if start < stop then speaks.payload(item, start, stop, found.request) end
+end
+
+function vmbus.dissector(tvb, pinfo, root)
+    local size = tvb:len()
+    pinfo.cols.protocol = "VMBus"
+    local top = root:add(vmbus, tvb())
+    if size < 16 then return size end
+    local kind, header_size = tvb(1, 1):uint(), tvb(2, 2):le_uint()
+    local known = tvb(0, 1):uint() == 1 and R.records[kind] ~= nil and header_size >= 32 and header_size <= size
+    local item = {
+        tvb = tvb, tree = top, pinfo = pinfo, body_at = known and header_size or size,
+        direction = tvb(4, 1):uint(), channel_id = le32(tvb, 8), frames = {}, packet_type = 0,
+    }
+    if not known then
+        layer(item, R.heads.record[1], 0, size)
+        return size
+    end
+    layer(item, R.records[kind][1], 0, header_size)
+    local found = decided[pinfo.number]
+    if not found then
+        if kind == PACKET then
+            found = decide_packet(item)
+        elseif kind == EXTERNAL then
+            found = decide_external(item)
+        else
+            found = { dialect = "control" }
+        end
+        decided[pinfo.number] = found
+    end
+    if kind == PACKET then
+        show_packet(item, found)
+    elseif kind == EXTERNAL then
+        local speaks = dialects[found.dialect] or dialects.ring
+        speaks.external(item, header_size, size, found.request)
+    elseif kind == NOTE then
+        top:add(named.text, tvb(header_size, size - header_size))
+    elseif kind == MESSAGE then
+        if le32(tvb, 28) == 1 then
+            show_message(item, header_size, size)
+        else
+            plain(item, named.payload, header_size, size)
+        end
+    elseif header_size < size then
+        plain(item, named.unknown, header_size, size)
+    end
+    pinfo.cols.protocol = "VMBus/" .. found.dialect
+    for _, frame in ipairs(item.frames) do
+        frame_dissector:call(frame:tvb("Ethernet frame"), pinfo, root)
+    end
+    return size
+end
+
+vmbus.fields = pfs
+reset()
+DissectorTable.get("wtap_encap"):add(wtap.USER0, vmbus)

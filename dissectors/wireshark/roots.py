@@ -1,0 +1,77 @@
+"""What the Lua dissector starts from: the tables by which ``dissectors.engine`` chooses formats, named for Lua."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dissectors.engine.dialect import EXTENSIONS
+from dissectors.engine.dialects import DIALECTS
+from dissectors.engine.dialects.control import BODY_CASES, CONTACT_CASES
+from vmbus.wire import nvsp, rndis, scsi, vstor
+from vmbus.wire.capture import RECORD_FORMATS, RecordHeader
+from vmbus.wire.control import MessageHeader
+from vmbus.wire.ring import PacketDescriptor
+from vmbus.wire.rndis_oid_formats import OID_ANSWERS
+from vmbus.wire.schema import Format
+from vmbus.wire.scsi import capacity, disc, inquiry, mmc, primary, reservation
+from vmbus.wire.scsi.sense import DescriptorSense, FixedSense
+
+Table = Mapping[int | str, type[Format] | tuple[type[Format], ...] | str]
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Tables by name; their keys are numbers or words, their values formats or words."""
+
+    tables: Mapping[str, Table]
+
+    @property
+    def formats(self) -> list[type[Format]]:
+        """Every format that a table names."""
+        found: list[type[Format]] = []
+        for table in self.tables.values():
+            for entry in table.values():
+                if not isinstance(entry, str):
+                    found += entry if isinstance(entry, tuple) else (entry,)
+        return found
+
+
+_CHOSEN_BY_COMMAND: tuple[type[Format], ...] = (
+    inquiry.StandardInquiry, inquiry.InquiryHead, inquiry.VpdHeader, inquiry.OtherVpd, FixedSense, DescriptorSense,
+    capacity.Capacity16, capacity.ShortCapacity16, capacity.LbaStatusList, capacity.LunList, capacity.LunListHead,
+    primary.OneSupportedCommand, primary.SupportedCommands, reservation.ReservationKeys, reservation.Reservations,
+    reservation.FullStatusList, reservation.ReserveCapabilities, reservation.ReserveInHead, mmc.Toc, mmc.TocHead,
+    disc.DvdPhysical, disc.DvdCopyright,
+)  # fmt: skip
+"""Answers that depend on more of a command than its code; ``records.lua`` chooses as ``response_format`` does."""
+
+
+def _table(entries: Mapping[int, type[Format] | tuple[type[Format], ...]]) -> Table:
+    return {int(key): found for key, found in entries.items()}
+
+
+def roots() -> Roots:
+    """The tables of every protocol that the engine knows."""
+    commands = {code: bytes([code]).ljust(16, b"\0") for code in range(256)}
+    plain = {code: found for code, cdb in commands.items() if (found := scsi.response_format(cdb)) is not None}
+    sent = {code: found for code, cdb in commands.items() if (found := scsi.parameter_format(cdb)) is not None}
+    return Roots(
+        {
+            "records": {int(kind): fmt for kind, fmt in RECORD_FORMATS.items()},
+            "heads": {"record": RecordHeader, "message": MessageHeader, "descriptor": PacketDescriptor},
+            "extensions": {int(kind): fmt for kind, fmt in EXTENSIONS.items()},
+            "bodies": _table(BODY_CASES),
+            "contacts": _table(CONTACT_CASES),
+            "dialects": {str(interface): dialect.name for interface, dialect in DIALECTS.items()},
+            "vstor": {"request": vstor.VstorRequest, "plain": vstor.PlainCompletion},
+            "vstor_completions": _table(dict(vstor.COMPLETION_FORMATS)),
+            "scsi_answers": {fmt.__name__: fmt for fmt in _CHOSEN_BY_COMMAND},
+            "scsi_plain_answers": _table(plain),
+            "scsi_parameters": _table(sent),
+            "scsi_vpd": _table(dict(inquiry.VPD_FORMATS)),
+            "nvsp": {"message": nvsp.NvspMessage, "completion": nvsp.NvspCompletion},
+            "rndis": {"to_host": rndis.RndisMessage, "to_guest": rndis.RndisReceivedMessage},
+            "oid_answers": _table(dict(OID_ANSWERS)),
+        }
+    )
