@@ -27,7 +27,7 @@ _FOLLOW_INTERVAL = 0.05
 
 _LITTLE, _BIG = struct.Struct("<I"), struct.Struct(">I")
 
-# Blocks that a search believes in: section, interface, packets old and new, names, statistics, journal, secrets, custom.
+# Blocks that a search believes in: section, interface, packets, names, statistics, journal, secrets, custom.
 _TYPES = (SECTION_HEADER, 1, 2, 3, 4, 5, 6, 9, 10, 0xBAD, 0x40000BAD)
 _CANDIDATES = {
     order: re.compile(b"|".join(re.escape(order.pack(block_type)) for block_type in _TYPES))

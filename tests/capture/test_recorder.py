@@ -1,0 +1,265 @@
+"""A recording: what the tap is told ends in files and streams, whatever becomes of the host."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from vmbus.capture.reader import Record, read_records
+from vmbus.capture.recorder import Recorder, RecordingFailed, RecordingPlan, SnapshotMessage
+from vmbus.tap import Direction, NoteKind
+from vmbus.wire.capture import PacketRecord, RecordKind
+from vmbus.wire.control_values import MessageType
+from vmbus.wire.offer import OfferChannel
+from vmbus.wire.schema import Format
+
+Talk = dict[str, Callable[..., None]]
+SCSI = UUID("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f")
+
+
+RECORD_AND_DIE = """
+import os, signal, sys
+from vmbus.capture.recorder import Recorder, RecordingPlan
+from vmbus.tap import NoteKind
+recorder = Recorder(RecordingPlan(file=sys.argv[1]))
+for number in range(20000):
+    recorder.tap.note(NoteKind.TEXT, str(number))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def records(path: Path) -> list[Record]:
+    found = list(read_records(path, on_damage=lambda damage: pytest.fail(str(damage))))
+    assert not [record.problem for record in found if record.problem]
+    return found
+
+
+def message_types(found: list[Record]) -> list[int]:
+    return [record.body[0] for record in found if record.kind is RecordKind.MESSAGE]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_everything_the_tap_is_told_is_in_the_file_in_order(sample: Path) -> None:
+    found = records(sample)
+    assert [record.kind for record in found[:3]] == [RecordKind.REGISTER, RecordKind.MESSAGE, RecordKind.MESSAGE]
+    assert message_types(found) == [14, 15, 1, 8, 10, 5, 6]
+    assert sum(record.kind is RecordKind.PACKET for record in found) == 12
+    assert found[-1].body == b"Freeing unused kernel memory"
+    assert [record.time_ns for record in found] == sorted(record.time_ns for record in found)
+
+
+def test_a_channel_has_an_interface_named_after_its_device_and_instance(sample: Path) -> None:
+    found = records(sample)
+    packet = next(record for record in found if record.kind is RecordKind.PACKET)
+    assert packet.interface.name == "scsi 11111111-2222-3333-4444-555555555555"
+    assert packet.interface.description == "SCSI controller"
+    assert "channel=7 interface=ba6163d9" in packet.interface.comments[0]
+    assert found[0].interface.name == "vmbus"
+
+
+def test_external_data_is_cut_but_its_length_is_kept(sample: Path) -> None:
+    external = next(record for record in records(sample) if record.kind is RecordKind.EXTERNAL)
+    assert (len(external.body), external.missing) == (256, 600 - 256)
+
+
+def test_a_file_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(RecordingFailed, match=r"cannot record: .*No such file"):
+        Recorder(RecordingPlan(file=str(tmp_path / "missing" / "x.pcapng")))
+
+
+def test_a_tap_whose_recorder_is_closed_does_nothing(tmp_path: Path, conversation: Talk) -> None:
+    recorder = Recorder(RecordingPlan(file=str(tmp_path / "x.pcapng")))
+    recorder.close()
+    conversation["talk"](recorder.tap)
+    assert records(tmp_path / "x.pcapng") == []
+
+
+def test_what_was_recorded_survives_the_killed_host(tmp_path: Path) -> None:
+    path = tmp_path / "killed.pcapng"
+    host = subprocess.run([sys.executable, "-c", RECORD_AND_DIE, str(path)], timeout=60, check=False)
+    assert host.returncode == -signal.SIGKILL
+
+    def is_complete() -> bool:
+        return path.exists() and sum(1 for _ in read_records(path)) == 20000
+
+    wait_until(is_complete)
+
+
+def test_full_queue_drops_counts_and_says_so(tmp_path: Path, in_band: Callable[[int], object]) -> None:
+    path = tmp_path / "full.pcapng"
+    sent = 0
+    with Recorder(RecordingPlan(file=str(path), queue_size=65536)) as recorder:
+        os.kill(recorder._process.pid, signal.SIGSTOP)
+        while recorder.counters()["lost"] < 100:
+            recorder.tap.packets(7, Direction.GUEST_TO_HOST, [in_band(sent)], 0, 0, 0, 4096)  # type: ignore[list-item]
+            sent += 1
+        recorder.tap.note(NoteKind.TEXT, "not even this")
+        os.kill(recorder._process.pid, signal.SIGCONT)
+        wait_until(lambda: recorder.counters()["written_bytes"] > 0)
+        time.sleep(0.1)
+        recorder.tap.note(NoteKind.TEXT, "goes on")
+    found = records(path)
+    assert sum(record.kind is RecordKind.PACKET for record in found) == sent - 100
+    assert [record.dropped for record in found if record.dropped] == [101]
+    assert [record.body for record in found[-2:]] == [
+        b"101 records were dropped: the queue to the capture writer was full",
+        b"goes on",
+    ]
+
+
+def test_each_rotated_file_decodes_by_itself(tmp_path: Path, conversation: Talk) -> None:
+    plan = RecordingPlan(file=str(tmp_path / "turn.pcapng"), max_bytes=8000, keep=3)
+    with Recorder(plan) as recorder:
+        conversation["hello"](recorder.tap)
+        conversation["open"](recorder.tap)
+        for _ in range(12):
+            conversation["exchange"](recorder.tap, 7, 8)
+            wait_until(lambda: recorder.counters()["written_bytes"] > 0)
+            time.sleep(0.03)
+    files = sorted(tmp_path.glob("turn_*.pcapng"))
+    assert len(files) == 3
+    for path in files:
+        found = records(path)
+        repeated = [record for record in found if record.is_snapshot]
+        assert message_types(repeated) == [14, 15, 1, 8, 10, 5, 6]
+        assert all(record.interface.name.startswith("scsi") for record in found if record.channel_id == 7)
+
+
+def test_a_rotated_file_says_nothing_of_what_is_over(tmp_path: Path, conversation: Talk) -> None:
+    plan = RecordingPlan(file=str(tmp_path / "turn.pcapng"), max_bytes=1)
+    with Recorder(plan) as recorder:
+        for step in ("hello", "open", "exchange", "close"):
+            conversation[step](recorder.tap)
+        wait_until(lambda: len(list(tmp_path.glob("turn_*"))) >= 2)
+    found = records(max(tmp_path.glob("turn_*")))
+    assert message_types(found) == [14, 15, 1, 8, 10]  # the GPADL is still there, the channel is not open
+
+
+def test_a_flight_recorder_writes_its_last_records_when_asked(tmp_path: Path, conversation: Talk) -> None:
+    path = tmp_path / "flight.pcapng"
+    with Recorder(RecordingPlan(flight_bytes=10000)) as recorder:
+        conversation["hello"](recorder.tap)
+        conversation["open"](recorder.tap)
+        for _ in range(20):
+            conversation["exchange"](recorder.tap)
+            time.sleep(0.02)
+        recorder.tap.note(NoteKind.PROBLEM, "it went wrong here")
+        recorder.dump(str(path), "it went wrong")
+    found = records(path)
+    live = [record for record in found if not record.is_snapshot]
+    assert message_types(found)[:3] == [14, 15, 1]
+    assert live[-1].body == b"it went wrong here"
+    assert sum(72 + len(record.body) for record in live) < 15000
+
+
+def test_a_host_that_is_already_connected_tells_its_state(
+    tmp_path: Path, conversation: Talk, control_message: Callable[[MessageType, Format], bytes]
+) -> None:
+    offer = control_message(
+        MessageType.OFFER_CHANNEL,
+        OfferChannel(interface_id=SCSI, instance_id=SCSI, channel_id=7, connection_id=7),
+    )
+    told = [SnapshotMessage(direction=Direction.HOST_TO_GUEST, payload=offer)]
+    with Recorder(RecordingPlan(file=str(tmp_path / "late.pcapng")), lambda: told) as recorder:
+        conversation["exchange"](recorder.tap)
+    found = records(tmp_path / "late.pcapng")
+    assert (found[0].is_snapshot, found[0].body) == (True, offer)
+    assert found[1].interface.name == f"scsi {SCSI}"
+
+
+def attach(path: Path) -> list[Record]:
+    return list(read_records(f"unix:{path}"))
+
+
+def test_two_attachers_each_get_a_capture_that_decodes_by_itself(tmp_path: Path, conversation: Talk) -> None:
+    path = tmp_path / "stream"
+    found: dict[str, list[Record]] = {}
+    with Recorder(RecordingPlan(stream=str(path))) as recorder:
+        assert path.stat().st_mode & 0o777 == 0o600
+        early = threading.Thread(target=lambda: found.update(early=attach(path)))
+        early.start()
+        conversation["talk"](recorder.tap)
+        wait_until(lambda: recorder.counters()["written_bytes"] > 0)
+        late = threading.Thread(target=lambda: found.update(late=attach(path)))
+        late.start()
+        time.sleep(0.2)
+        conversation["exchange"](recorder.tap, 7, 1)
+    early.join(10)
+    late.join(10)
+    assert not path.exists()
+    assert message_types(found["early"]) == message_types(found["late"]) == [14, 15, 1, 8, 10, 5, 6]
+    assert all(record.is_snapshot for record in found["late"] if record.kind is RecordKind.MESSAGE)
+    assert [record.body for record in found["early"][-4:]] == [record.body for record in found["late"][-4:]]
+
+
+def receive_all(connection: socket.socket) -> bytes:
+    """What there is to receive until nothing comes for a while."""
+    received = bytearray()
+    with suppress(TimeoutError):
+        while piece := connection.recv(1 << 20):
+            received += piece
+    return bytes(received)
+
+
+def test_a_slow_attacher_loses_records_and_nobody_else_does(
+    tmp_path: Path, conversation: Talk, in_band: Callable[[int], object]
+) -> None:
+    path, file = tmp_path / "stream", tmp_path / "all.pcapng"
+    plan = RecordingPlan(stream=str(path), file=str(file), stream_buffer=200_000)
+    total = 60_000
+    with Recorder(plan) as recorder, socket.socket(socket.AF_UNIX) as slow:
+        slow.connect(str(path))
+        time.sleep(0.1)
+        conversation["hello"](recorder.tap)
+        conversation["open"](recorder.tap)
+        for number in range(0, total, 50):
+            batch = [in_band(number + index) for index in range(50)]
+            recorder.tap.packets(7, Direction.GUEST_TO_HOST, batch, 0, 0, 0, 0)  # type: ignore[arg-type]
+            if number % 5000 == 0:
+                time.sleep(0.02)
+        time.sleep(0.1)
+        slow.settimeout(0.5)
+        received = receive_all(slow)
+        recorder.tap.note(NoteKind.TEXT, "the end")
+        received += receive_all(slow)
+    assert sum(isinstance(record.header, PacketRecord) for record in records(file)) == total
+    (tmp_path / "slow.pcapng").write_bytes(received)
+    found = records(tmp_path / "slow.pcapng")
+    live = [record for record in found if not record.is_snapshot]
+    packets = sum(record.kind is RecordKind.PACKET for record in live)
+    assert packets + sum(record.dropped for record in live) == total
+    assert live[-1].body == b"the end"
+    assert message_types([record for record in found if record.is_snapshot]) == [14, 15, 1, 8, 10, 5, 6]
+
+
+def test_a_full_disk_stops_the_file_and_not_the_host(tmp_path: Path, conversation: Talk) -> None:
+    with Recorder(RecordingPlan(file=str(tmp_path / "x.pcapng"))) as recorder:
+        resource.prlimit(recorder._process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
+        conversation["talk"](recorder.tap)
+        problems: list[str] = []
+        wait_until(lambda: bool(problems.extend(recorder.problems()) or problems))
+        conversation["talk"](recorder.tap)
+    assert problems == ["the capture stops: [Errno 27] File too large"]
+
+
+def test_a_device_without_room_is_refused_at_once() -> None:
+    with pytest.raises(RecordingFailed, match="No space left"):
+        Recorder(RecordingPlan(file="/dev/full"))
