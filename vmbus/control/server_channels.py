@@ -1,0 +1,247 @@
+"""Channels at the host's end: offered, opened, closed, modified, rescinded, released.
+
+Every function here finds the next state in ``host_states.HOST_CHANNEL`` and says what has to be told to whom.
+
+Source: openvmm ``vmbus_server/src/channels.rs`` (``offer_channel``, ``handle_open_channel``, ``open_complete``,
+``handle_close_channel``, ``close_complete``, ``handle_rel_id_released``, ``modify_channel``, ``revoke``).
+"""
+
+from __future__ import annotations
+
+from vmbus.control.errors import (
+    ChannelAlreadyOpen,
+    ChannelNotOpen,
+    ChannelNotReserved,
+    ChannelReserved,
+    IllegalChannelState,
+    InterruptsDisabled,
+    InvalidTargetVp,
+    Misuse,
+    ModifyInProgress,
+    Violation,
+)
+from vmbus.control.host_events import ChannelReleased, CloseRequested, ModifyChannelRequested, OpenRequested
+from vmbus.control.host_states import HOST_CHANNEL, HostChannel
+from vmbus.control.offers import Channel, OpenRequest
+from vmbus.control.outbox import Target
+from vmbus.control.server_gpadls import ServerGpadls
+from vmbus.control.transitions import Step, advance
+from vmbus.wire import control
+from vmbus.wire.control_values import INTERRUPTS_DISABLED, FeatureFlags, OpenChannelFlags, Status, Version
+
+
+def _step(channel: Channel, step: Step, broken: type[Violation]) -> HostChannel:
+    channel.state = advance(HOST_CHANNEL, channel.state, step, broken, channel.name)
+    return channel.state
+
+
+class ServerChannels(ServerGpadls):
+    """The rules about channels."""
+
+    # Open
+
+    def _on_open_channel(self, body: control.OpenChannel) -> None:
+        channel = self.offers.named_by_guest(body.channel_id)
+        request = self._as_negotiated(body)
+        match _step(channel, Step.OPEN, ChannelAlreadyOpen):
+            case HostChannel.OPENING:
+                self._request_open(channel, request)
+            case HostChannel.REOPENING:
+                channel.reopen = request
+            case _:
+                pass  # rescinded: the guest will notice
+
+    def _as_negotiated(self, body: control.OpenChannel) -> OpenRequest:
+        """The request without the fields that the connection has not agreed on."""
+        event_flag = connection_id = None
+        redirect = False
+        if isinstance(body, control.OpenChannel2):
+            if self.features & FeatureFlags.GUEST_SPECIFIED_SIGNAL_PARAMETERS:
+                event_flag, connection_id = body.event_flag, body.connection_id
+            if self.features & FeatureFlags.CHANNEL_INTERRUPT_REDIRECTION:
+                redirect = bool(body.flags & OpenChannelFlags.REDIRECT_INTERRUPT)
+        return OpenRequest(
+            open_id=body.open_id,
+            ring_gpadl_id=body.ring_gpadl_id,
+            downstream_page_offset=body.downstream_page_offset,
+            # Before 2.4 channels interrupt processor 0 (Linux include/linux/hyperv.h).
+            target_vp=body.target_vp if self._speaks(Version.V2_4) else 0,
+            user_data=body.user_data,
+            event_flag=event_flag,
+            connection_id=connection_id,
+            redirect_interrupt=redirect,
+        )
+
+    def _request_open(self, channel: Channel, request: OpenRequest) -> None:
+        channel.request, channel.reopen = request, None
+        self._emit(OpenRequested(channel.channel_id, channel.open_params(request)))
+
+    def _on_open_reserved(self, body: control.OpenReservedChannel) -> None:
+        channel = self.offers.named_by_guest(body.channel_id)
+        if _step(channel, Step.OPEN_RESERVED, IllegalChannelState) is HostChannel.OPENING:
+            channel.reserved = Target(body.target_vp, body.target_sint & 0xFF)
+            # A reserved channel is polled (openvmm: "this matches Hyper-V behavior").
+            request = OpenRequest(0, body.ring_gpadl_id, body.downstream_page_offset, INTERRUPTS_DISABLED, bytes(120))
+            self._request_open(channel, request)
+
+    def _open_finished(self, channel: Channel, status: Status) -> None:
+        step = Step.OPENED if status.succeeded else Step.OPEN_FAILED
+        if step not in HOST_CHANNEL[channel.state]:
+            self._stray(f"{channel.name} was opened, but nobody asked for it")
+            return
+        request, reserved = channel.request, channel.reserved
+        guest_waits = channel.state is HostChannel.OPENING
+        if guest_waits and request is not None:
+            answer = control.OpenResult(channel_id=channel.channel_id, open_id=request.open_id, status=status)
+            self._send(answer, reserved)
+        match _step(channel, step, IllegalChannelState):
+            case HostChannel.CLOSING_RELEASED:
+                self._emit(CloseRequested(channel.channel_id))
+            case HostChannel.OPEN:
+                pass
+            case _:
+                self._not_in_use(channel)
+                self._end_reserved(channel)
+
+    # Close
+
+    def _on_close_channel(self, body: control.CloseChannel) -> None:
+        channel = self.offers.named_by_guest(body.channel_id)
+        if channel.reserved:
+            raise ChannelReserved(f"{channel.name} is open as a reserved channel")
+        if _step(channel, Step.CLOSE, ChannelNotOpen) is HostChannel.CLOSING:
+            self._emit(CloseRequested(channel.channel_id))
+
+    def _on_close_reserved(self, body: control.CloseReservedChannel) -> None:
+        channel = self.offers.named_by_guest(body.channel_id)
+        if channel.state is HostChannel.OPEN and not channel.reserved:
+            raise ChannelNotReserved(f"{channel.name} is open, but not as a reserved channel")
+        if _step(channel, Step.CLOSE_RESERVED, ChannelNotOpen) is HostChannel.CLOSING:
+            # The answer goes where this request says, not where the open request said.
+            channel.reserved = Target(body.target_vp, body.target_sint & 0xFF)
+            self._emit(CloseRequested(channel.channel_id))
+
+    def _close_finished(self, channel: Channel) -> None:
+        if Step.CLOSED not in HOST_CHANNEL[channel.state]:
+            self._stray(f"{channel.name} was closed, but nobody asked for it")
+            return
+        reserved, reopen = channel.reserved, channel.reopen
+        state = _step(channel, Step.CLOSED, IllegalChannelState)
+        self._not_in_use(channel)
+        if state is HostChannel.OPENING and reopen is not None:
+            self._request_open(channel, reopen)
+        elif state is HostChannel.OFFERED and reserved is not None:
+            self._send(control.CloseReservedResponse(channel_id=channel.channel_id), reserved)
+            self._end_reserved(channel)
+
+    def _end_reserved(self, channel: Channel) -> None:
+        """A reserved channel that outlived its connection is like all others again."""
+        if self.version is None and channel.state is HostChannel.OFFERED:
+            self._release(channel, Step.DISCONNECT)
+
+    def _not_in_use(self, channel: Channel) -> None:
+        """The device no longer uses the channel."""
+        channel.request = channel.reopen = channel.reserved = None
+        self._answer_modify(channel, Status.UNSUCCESSFUL)
+
+    # Modify
+
+    def _on_modify_channel(self, body: control.ModifyChannel) -> None:
+        try:
+            self._modify_channel(body.channel_id, body.target_vp)
+        except ModifyInProgress:
+            raise  # the modification that is in progress will be answered
+        except Violation:
+            self._send_modify_response(body.channel_id, Status.UNSUCCESSFUL)
+            raise
+
+    def _modify_channel(self, channel_id: int, target_vp: int) -> None:
+        if target_vp == INTERRUPTS_DISABLED:
+            raise InvalidTargetVp(f"channel {channel_id}: interrupts cannot be disabled while it is open")
+        channel = self.offers.named_by_guest(channel_id)
+        request = channel.request
+        if channel.state is not HostChannel.OPEN or channel.reserved or request is None:
+            raise IllegalChannelState(f"{channel.name} is not open")
+        if request.target_vp == INTERRUPTS_DISABLED:
+            raise InterruptsDisabled(f"{channel.name} was opened without interrupts")
+        if not channel.modifying:
+            channel.modifying = True
+            channel.with_target_vp(target_vp)
+            self._emit(ModifyChannelRequested(channel_id, target_vp))
+        elif self._speaks(Version.V5_3):
+            raise ModifyInProgress(f"{channel.name} is being modified already")
+        else:
+            # An older guest cannot know when a modification is done: the last one counts.
+            channel.pending_vp = target_vp
+
+    def _modify_finished(self, channel: Channel, status: Status) -> None:
+        if not channel.modifying:
+            self._stray(f"{channel.name} was modified, but nobody asked for it")
+            return
+        pending = channel.pending_vp
+        self._answer_modify(channel, status)
+        if pending is not None and channel.state is HostChannel.OPEN:
+            self._modify_channel(channel.channel_id, pending)
+
+    def _answer_modify(self, channel: Channel, status: Status) -> None:
+        if channel.modifying:
+            channel.modifying, channel.pending_vp = False, None
+            if not channel.state.is_released:
+                self._send_modify_response(channel.channel_id, status)
+
+    def _send_modify_response(self, channel_id: int, status: Status) -> None:
+        if self._speaks(Version.V5_3):
+            self._send(control.ModifyChannelResponse(channel_id=channel_id, status=status))
+
+    # Rescind and release
+
+    def _rescind(self, channel: Channel) -> None:
+        """The device goes.  Every question the guest still has is answered before it hears of that.
+
+        Openvmm leaves an open request without an answer here; guests have waited for it for ever (WSL issue 41286).
+        """
+        if channel.state is HostChannel.RESCINDED:
+            raise Misuse(f"{channel.name} is rescinded already")
+        known_to_guest = not channel.state.is_released and not channel.state.is_rescinded
+        self._rescind_gpadls(channel)
+        self._refuse_open(channel)
+        self._not_in_use(channel)
+        if known_to_guest:
+            self._send(control.RescindChannelOffer(channel_id=channel.channel_id))
+        if _step(channel, Step.RESCIND, IllegalChannelState) is HostChannel.GONE:
+            self._remove(channel)
+
+    def _refuse_open(self, channel: Channel) -> None:
+        request = channel.reopen if channel.state is HostChannel.REOPENING else channel.request
+        if channel.state in (HostChannel.OPENING, HostChannel.REOPENING) and request is not None:
+            status = Status.UNSUCCESSFUL
+            result = control.OpenResult(channel_id=channel.channel_id, open_id=request.open_id, status=status)
+            self._send(result, channel.reserved)
+
+    def _on_rel_id_released(self, body: control.RelIdReleased) -> None:
+        self._release(self.offers.named_by_guest(body.channel_id), Step.RELEASE)
+
+    def _release(self, channel: Channel, step: Step) -> None:
+        """The guest lets go of a channel: with RELEASE it says so, with DISCONNECT or RESET it has no choice."""
+        before = channel.state
+        after = advance(HOST_CHANNEL, before, step, IllegalChannelState, channel.name)
+        self._release_gpadls(channel)
+        channel.state = after
+        channel.modifying, channel.pending_vp = False, None
+        if before is HostChannel.OPEN:
+            self._emit(CloseRequested(channel.channel_id))
+        if after is HostChannel.GONE:
+            self._remove(channel)
+        elif after is HostChannel.OFFERED:
+            self._emit(ChannelReleased(channel.channel_id, gone=False))
+            self._send_offer(channel)
+        elif before is not after and not before.is_released:
+            if after is HostChannel.RELEASED:
+                channel.request = channel.reopen = channel.reserved = None
+            self._emit(ChannelReleased(channel.channel_id, gone=False))
+
+    def _remove(self, channel: Channel) -> None:
+        for gpadl in self._gpadls_of(channel):
+            self._forget(gpadl)
+        self.offers.remove(channel)
+        self._emit(ChannelReleased(channel.channel_id, gone=True))
