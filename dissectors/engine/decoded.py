@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dissectors.engine.inside import INSIDE
 from dissectors.engine.layers import Layer, build_tree
 from vmbus.wire.capture import HEADER_SIZE, Direction, RecordKind
-from vmbus.wire.schema import Buffer
+from vmbus.wire.schema import Buffer, WireError
 from vmbus.wire.tree import Node
 
 if TYPE_CHECKING:
@@ -137,4 +137,16 @@ class Decoded:
     @property
     def problems(self) -> list[str]:
         """The notes, and what is wrong with the fields."""
-        return self.notes + ([] if self.is_cut else self.tree.problems())
+        if self.is_cut or self._is_sound():
+            return self.notes
+        return self.notes + self.tree.problems()
+
+    def _is_sound(self) -> bool:
+        """Whether the codec takes every layer: much quicker than a tree that says what is wrong where."""
+        try:
+            for layer in self.layers:
+                if layer.format is not None:
+                    layer.format.parse(self.data, layer.start, layer.stop)
+        except WireError:
+            return False
+        return True

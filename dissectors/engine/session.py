@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
 from uuid import UUID
 
 from dissectors.engine.channels import ChannelLife
@@ -18,6 +17,7 @@ from dissectors.engine.dialect import COMPLETION, Dialect
 from dissectors.engine.dialects import dialect_for
 from dissectors.engine.dialects.control import ControlPlane, named_channel
 from dissectors.engine.plane import ControlState
+from vmbus.capture.reader import Record
 from vmbus.wire.capture import HEADER_SIZE, RECORD_FORMATS, VERSION, Direction, RecordFlags, RecordKind
 from vmbus.wire.control_values import SYNIC_MESSAGE_TYPE
 from vmbus.wire.ring import PacketDescriptor
@@ -36,15 +36,6 @@ _OPPOSITE = {
     int(Direction.GUEST_TO_HOST): int(Direction.HOST_TO_GUEST),
     int(Direction.HOST_TO_GUEST): int(Direction.GUEST_TO_HOST),
 }
-
-
-class Record(Protocol):
-    """What a session needs of a record of ``vmbus.capture``."""
-
-    @property
-    def time_ns(self) -> int: ...
-    @property
-    def data(self) -> Buffer: ...
 
 
 class Session:
@@ -87,12 +78,19 @@ class Session:
             yield self.feed(record)
 
     def feed(self, record: Record) -> Decoded:
-        """Take up the next record."""
-        return self.feed_bytes(record.data, record.time_ns)
+        """Take up the next record that a reader of ``vmbus.capture`` gave."""
+        header = record.header
+        data = record.body if header is None else header.build().ljust(header.header_size, b"\0") + record.body
+        item = self.feed_bytes(data, record.time_ns, record.number)
+        if record.problem and not item.notes:
+            item.notes.append(record.problem)
+        if record.dropped:
+            item.notes.append(f"{record.dropped} records before this one were lost")
+        return item
 
-    def feed_bytes(self, data: Buffer, time_ns: int) -> Decoded:
+    def feed_bytes(self, data: Buffer, time_ns: int, number: int | None = None) -> Decoded:
         """Take up the next record, given as the packet data of its pcapng block."""
-        self.count += 1
+        self.count = number or self.count + 1
         item = Decoded(self.count, time_ns, data, self._unknown)
         if len(data) < _HEAD.size:
             item.notes.append(f"the record has {len(data)} bytes; its header alone has {HEADER_SIZE}")

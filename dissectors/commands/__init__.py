@@ -1,0 +1,1 @@
+"""The ``vmbus`` subcommands that decode, one file each."""

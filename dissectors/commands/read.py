@@ -1,0 +1,61 @@
+"""``vmbus read``: the records of a capture as lines, trees or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from dissectors.engine.decoded import Decoded
+from dissectors.engine.render import hex_lines, record_json, record_line, tree_lines
+from dissectors.engine.source import UnknownInterface, decode_as_option, decode_capture
+from vmbus.capture.walk import Damage
+
+
+def tell_damage(damage: Damage) -> None:
+    """Bytes of a capture that could not be read: one line on stderr."""
+    print(f"vmbus: {damage}", file=sys.stderr)
+
+
+def command(
+    source: Annotated[str, typer.Argument(metavar="FILE", help="A capture, - for standard input, or unix:PATH.")],
+    verbose: Annotated[bool, typer.Option("-V", "--tree", help="Show every field of each record.")] = False,
+    hexdump: Annotated[bool, typer.Option("-x", "--hex", help="Show the bytes of each record.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with every field.")] = False,
+    decode_as: Annotated[
+        list[str] | None,
+        typer.Option("-d", "--decode-as", metavar="CHANNEL=INTERFACE", help="What a channel speaks, e.g. 3=scsi."),
+    ] = None,
+    count: Annotated[int, typer.Option("-c", "--count", min=0, help="Stop after this many records; 0: never.")] = 0,
+) -> None:
+    """Print the records of a capture, one line each."""
+    start_ns: int | None = None
+    for shown, item in enumerate(decode_capture(source, decode_as=channels(decode_as), on_damage=tell_damage), 1):
+        start_ns = item.time_ns if start_ns is None else start_ns
+        if as_json:
+            print(json.dumps(record_json(item)))
+        else:
+            _print_text(item, start_ns, verbose, hexdump)
+        if shown == count:
+            break
+
+
+def _print_text(item: Decoded, start_ns: int, verbose: bool, hexdump: bool) -> None:
+    print(record_line(item, start_ns))
+    for problem in item.problems:
+        print(f"       ! {problem}")
+    if verbose:
+        print("\n".join(tree_lines(item.tree)))
+    if hexdump:
+        print("\n".join(hex_lines(item.data)))
+
+
+def channels(decode_as: list[str] | None) -> dict[int, UUID]:
+    """The value of ``--decode-as``; a wrong one is a wrong command line."""
+    try:
+        return decode_as_option(decode_as or [])
+    except UnknownInterface as error:
+        raise typer.BadParameter(str(error)) from error
