@@ -115,7 +115,7 @@ class Channel:
         self.handler = ChannelHandler()
         self.counters = ChannelCounters()
         self.tap = tap
-        self.target_vp = 0
+        self.target_vp: int | None = 0
         self.error: VmbusError | None = None
         self.is_open = True
         self._signal_peer = signal

@@ -1,0 +1,340 @@
+"""One connected guest, as the host sees it: its memory, its synic, its control plane and its open channels.
+
+Messages from the guest go into the sans-I/O control plane; its events are carried out here, and answered.  A guest
+that breaks a rule of the control plane is answered as the rules say; one that breaks a ring's rules loses that channel.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from vmbus.channel import Channel, ChannelIdentity
+from vmbus.control import host_events as events
+from vmbus.control.offers import OfferTraits as ControlTraits
+from vmbus.control.server import ControlServer
+from vmbus.control.server_base import ServerConfig
+from vmbus.devices.device import OfferTraits
+from vmbus.errors import VmbusError
+from vmbus.gpadl import Gpadl
+from vmbus.host.bus import DeviceSlot
+from vmbus.memory import GuestMemory, GuestMemoryError, MemoryInUse
+from vmbus.ring.pair import map_ring_pair
+from vmbus.synic import SynicVp
+from vmbus.tap import Direction, NoteKind
+from vmbus.transport.server import HelloRefused
+from vmbus.wire.control_values import (
+    MESSAGE_CONNECTION_ID,
+    MULTICLIENT_CONNECTION_ID,
+    SYNIC_MESSAGE_TYPE,
+    VMBUS_SINT,
+    Status,
+)
+from vmbus.wire.hypervisor import HvStatus, Msr
+from vmbus.wire.offer import OfferFlags, PipeType
+from vmbus.wire.partition import FrameStatus, Hello, HelloReply
+from vmbus.wire.partition import NoteKind as GuestNote
+
+if TYPE_CHECKING:
+    from vmbus.host.server import Host
+
+log = logging.getLogger("vmbus.host")
+
+_MESSAGE_CONNECTIONS = frozenset({MESSAGE_CONNECTION_ID, MULTICLIENT_CONNECTION_ID})
+
+
+class HostPartition:
+    """Carries out a guest's synic operations (``vmbus.transport.server.PartitionHost``)."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.memory: GuestMemory | None = None
+        self.vps: list[SynicVp] = []
+        self.guest_id: UUID | None = None
+        self.control = ControlServer(ServerConfig())
+        self.gpadls: dict[int, dict[int, Gpadl]] = {}
+        """GPADLs by channel id and id."""
+        self.channels: dict[int, Channel] = {}
+        """Open channels by id."""
+        self._by_connection: dict[int, Channel] = {}
+        self._slots: dict[int, tuple[DeviceSlot, int]] = {}
+        """Which device and subchannel a channel id is an offer of."""
+        self._crash: dict[int, int] = {}
+        self._carry_out: dict[type[events.HostEvent], Callable[[Any], None]] = {
+            events.VersionNegotiated: self._version_negotiated,
+            events.OpenRequested: self._open_requested,
+            events.CloseRequested: self._close_requested,
+            events.GpadlRequested: self._gpadl_requested,
+            events.GpadlTeardownRequested: self._gpadl_teardown_requested,
+            events.ChannelReleased: self._channel_released,
+            events.ModifyChannelRequested: self._modify_requested,
+            events.TlConnectRequested: self._tl_connect_requested,
+            events.ProtocolViolation: self._protocol_violation,
+            events.Unloaded: self._unloaded,
+        }
+
+    # The guest's operations
+
+    def hello(self, hello: Hello, descriptors: Sequence[int]) -> HelloReply:
+        """Map the guest's memory and offer it every device."""
+        try:
+            self.memory = GuestMemory.attach(descriptors[0], hello.memory_size, hello.first_gpa)
+        except GuestMemoryError as error:
+            raise HelloRefused(FrameStatus.BAD_MEMORY, str(error)) from None
+        os.close(descriptors[0])
+        self.guest_id = hello.guest_id
+        self.vps = [SynicVp(index, self.memory, fd) for index, fd in enumerate(descriptors[1:])]
+        for slot in self.host.slots:
+            self.offer(slot)
+        self.host.note(
+            f"guest {hello.guest_id} connected: {hello.memory_size >> 20} MiB, {hello.vp_count} processor(s)"
+        )
+        self.host.guest_came()
+        return HelloReply()
+
+    def set_register(self, vp: int, number: int, value: int) -> None:
+        if self.host.tap is not None:
+            self.host.tap.register(vp, number, value)
+        if Msr.CRASH_P0 <= number <= Msr.CRASH_CTL:
+            self._crash_register(number, value)
+        self.vps[vp].set_register(number, value)
+
+    def get_register(self, vp: int, number: int) -> int:
+        return self.vps[vp].get_register(number)
+
+    def post_message(self, vp: int, connection_id: int, message_type: int, payload: bytes, sequence: int) -> int:
+        if self.host.tap is not None:
+            self.host.tap.message(Direction.GUEST_TO_HOST, vp, 0, connection_id, message_type, payload)
+        if connection_id not in _MESSAGE_CONNECTIONS:
+            return HvStatus.INVALID_CONNECTION_ID
+        if message_type != SYNIC_MESSAGE_TYPE:
+            return HvStatus.INVALID_PARAMETER
+        self.react(self.control.receive(payload, connection_id=connection_id))
+        return HvStatus.SUCCESS
+
+    def signal_event(self, vp: int, connection_id: int, flag: int) -> None:
+        channel = self._by_connection.get(connection_id)
+        if self.host.tap is not None:
+            channel_id = channel.channel_id if channel is not None else 0
+            self.host.tap.signal(Direction.GUEST_TO_HOST, channel_id, connection_id, flag)
+        if channel is not None:
+            channel.on_signal()
+
+    def note(self, kind: int, text: str) -> None:
+        problem = kind == GuestNote.CRASH
+        self.host.note(text, NoteKind.PROBLEM if problem else NoteKind.KERNEL_LOG)
+
+    def disconnected(self, reason: str) -> None:
+        """Close every channel, let the memory go, and tell the host."""
+        for channel_id in list(self.channels):
+            self._close_channel(channel_id)
+        for vp in self.vps:
+            vp.close()
+        self.vps.clear()
+        self.gpadls.clear()
+        if self.memory is not None:
+            self._release(self.memory)
+        self.host.guest_left(reason)
+
+    def _release(self, memory: GuestMemory) -> None:
+        """Unmap the guest's memory as soon as no worker reads or writes it any more."""
+        try:
+            memory.close()
+        except MemoryInUse:
+            self.host.loop.call_later(0.05, lambda: self._release(memory))
+
+    # Offers
+
+    def offer(self, slot: DeviceSlot) -> None:
+        """Offer a device, and such of its subchannels as are not offered yet."""
+        if self.memory is None or not slot.is_offered:
+            return
+        device = slot.device
+        for index in range(slot.subchannels + 1):
+            if index in slot.channel_ids:
+                continue
+            channel_id = self.control.offer(
+                device.interface_id, device.instance_id, control_traits(device.offer), subchannel_index=index
+            )
+            slot.channel_ids[index] = channel_id
+            self._slots[channel_id] = (slot, index)
+        self.react(())
+
+    def rescind(self, slot: DeviceSlot) -> None:
+        """Take a device's offers back, subchannels first."""
+        for _, channel_id in sorted(slot.channel_ids.items(), reverse=True):
+            self._close_channel(channel_id)
+            self.react(self.control.rescind(channel_id))
+        slot.channel_ids.clear()
+
+    # Events of the control plane
+
+    def react(self, happened: Sequence[events.HostEvent]) -> None:
+        """Carry events out, in order, and deliver what the control plane has to say."""
+        queue = list(happened)
+        for event in queue:
+            carry_out = self._carry_out.get(type(event))
+            if carry_out is not None:
+                carry_out(event)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        tap = self.host.tap
+        for message in self.control.outgoing():
+            if message.vp >= len(self.vps):
+                self.host.note(f"a message for processor {message.vp}, which the guest does not have", NoteKind.PROBLEM)
+                continue
+            if tap is not None:
+                tap.message(Direction.HOST_TO_GUEST, message.vp, message.sint, 0, SYNIC_MESSAGE_TYPE, message.payload)
+            self.vps[message.vp].post_message(message.sint, SYNIC_MESSAGE_TYPE, message.payload)
+
+    def _version_negotiated(self, event: events.VersionNegotiated) -> None:
+        self.host.note(f"VMBus {event.version.number} negotiated")
+
+    def _unloaded(self, event: events.Unloaded) -> None:
+        self.host.note("the guest unloaded VMBus")
+
+    def _protocol_violation(self, event: events.ProtocolViolation) -> None:
+        self.host.note(str(event), NoteKind.PROBLEM)
+
+    def _gpadl_requested(self, event: events.GpadlRequested) -> None:
+        assert self.memory is not None
+        try:
+            gpadl = Gpadl(event.gpadl_id, event.ranges, self.memory)
+        except VmbusError as error:
+            self.host.note(f"GPADL {event.gpadl_id:#x} refused: {error}", NoteKind.PROBLEM)
+            self.react(self.control.gpadl_refused(event.channel_id, event.gpadl_id))
+            return
+        self.gpadls.setdefault(event.channel_id, {})[event.gpadl_id] = gpadl
+        self.react(self.control.gpadl_created(event.channel_id, event.gpadl_id))
+
+    def _gpadl_teardown_requested(self, event: events.GpadlTeardownRequested) -> None:
+        self.gpadls.get(event.channel_id, {}).pop(event.gpadl_id, None)
+        self.react(self.control.gpadl_torn_down(event.channel_id, event.gpadl_id))
+
+    def _open_requested(self, event: events.OpenRequested) -> None:
+        channel_id, params = event.channel_id, event.params
+        try:
+            channel = self._open(channel_id, params)
+        except VmbusError as error:
+            self.host.note(f"channel {channel_id} cannot be opened: {error}", NoteKind.PROBLEM)
+            self.react(self.control.open_finished(channel_id, Status.UNSUCCESSFUL))
+            return
+        self.react(self.control.open_finished(channel_id, Status.SUCCESS))
+        # Only now: a guest that gets packets before the result of its open ignores the interrupt (openvmm #1834).
+        self.host.loop.call_soon(channel.service)
+
+    def _open(self, channel_id: int, params: events.OpenParams) -> Channel:
+        assert self.memory is not None
+        slot, index = self._slots[channel_id]
+        gpadls = self.gpadls.setdefault(channel_id, {})
+        ring = gpadls.get(params.ring_gpadl_id)
+        if ring is None:
+            raise VmbusError(f"its ring GPADL {params.ring_gpadl_id:#x} does not exist")
+        device = slot.device
+        rings = map_ring_pair(self.memory, ring.page_run(), params.downstream_page_offset, is_guest=False)
+        channel = Channel(
+            ChannelIdentity(
+                channel_id,
+                device.interface_id,
+                device.instance_id,
+                index,
+                user_defined=device.offer.user_defined,
+                open_data=params.user_data,
+            ),
+            rings=rings,
+            memory=self.memory,
+            loop=self.host.loop,
+            signal=lambda: self._signal(channel, params.event_flag),
+            receives=Direction.GUEST_TO_HOST,
+            gpadls=gpadls,
+            tap=self.host.tap,
+            on_failure=self._channel_failed,
+        )
+        channel.target_vp = params.target_vp
+        try:
+            channel.handler = device.open(channel)
+        except VmbusError:
+            channel.close()
+            raise
+        self.channels[channel_id] = channel
+        slot.channels[index] = channel
+        self._by_connection[params.connection_id] = channel
+        return channel
+
+    def _signal(self, channel: Channel, event_flag: int) -> None:
+        vp = channel.target_vp
+        if vp is None or vp >= len(self.vps):
+            return
+        if self.host.tap is not None:
+            self.host.tap.signal(Direction.HOST_TO_GUEST, channel.channel_id, 0, event_flag)
+        self.vps[vp].signal_event(VMBUS_SINT, event_flag)
+
+    def _channel_failed(self, channel: Channel, error: VmbusError) -> None:
+        """The guest broke a rule of this channel: it loses the device, and only that."""
+        slot, _ = self._slots[channel.channel_id]
+        self.host.note(f"{slot.device.name}: {channel!r} closed: {error}", NoteKind.PROBLEM)
+        self.host.loop.call_soon(slot.rescind)
+
+    def _close_requested(self, event: events.CloseRequested) -> None:
+        self._close_channel(event.channel_id)
+        self.react(self.control.close_finished(event.channel_id))
+
+    def _close_channel(self, channel_id: int) -> None:
+        channel = self.channels.pop(channel_id, None)
+        if channel is None:
+            return
+        slot, index = self._slots[channel_id]
+        slot.channels.pop(index, None)
+        for connection_id, other in list(self._by_connection.items()):
+            if other is channel:
+                del self._by_connection[connection_id]
+        channel.close()
+
+    def _channel_released(self, event: events.ChannelReleased) -> None:
+        self.gpadls.pop(event.channel_id, None)
+        if event.gone:
+            self._slots.pop(event.channel_id, None)
+
+    def _modify_requested(self, event: events.ModifyChannelRequested) -> None:
+        channel = self.channels.get(event.channel_id)
+        valid = channel is not None and event.target_vp < len(self.vps)
+        if channel is not None and valid:
+            channel.target_vp = event.target_vp
+        self.react(self.control.modify_finished(event.channel_id, Status.SUCCESS if valid else Status.UNSUCCESSFUL))
+        if channel is not None:
+            self.host.loop.call_soon(channel.service)
+
+    def _tl_connect_requested(self, event: events.TlConnectRequested) -> None:
+        self.react(self.control.tl_connect_result(event.endpoint_id, event.service_id, success=False))
+
+    def _crash_register(self, number: int, value: int) -> None:
+        self._crash[number] = value
+        if number != Msr.CRASH_CTL or not value >> 63:
+            return
+        parameters = ", ".join(f"{self._crash.get(Msr.CRASH_P0 + index, 0):#x}" for index in range(5))
+        self.host.note(f"the guest crashed: {parameters}", NoteKind.PROBLEM)
+        address, size = self._crash.get(Msr.CRASH_P3, 0), self._crash.get(Msr.CRASH_P4, 0)
+        if value >> 62 & 1 and self.memory is not None and 0 < size <= 4096:
+            try:
+                text = self.memory.read(address, size).decode("utf-8", "replace").strip("\0")
+            except GuestMemoryError:
+                return
+            for line in text.splitlines():
+                self.host.note(line, NoteKind.KERNEL_LOG)
+
+
+def control_traits(traits: OfferTraits) -> ControlTraits:
+    """A device's offer in the control plane's words."""
+    if traits.pipe is not None:
+        pipe_type = PipeType.MESSAGE if traits.pipe == "message" else PipeType.BYTE
+        return ControlTraits.pipe(pipe_type, user_defined=traits.user_defined)
+    return ControlTraits(
+        flags=OfferFlags(traits.flags) | OfferFlags.ENUMERATE_DEVICE_INTERFACE,
+        user_defined=traits.user_defined,
+        mmio_megabytes=traits.mmio_megabytes,
+        monitor_latency=traits.monitor_latency,
+    )

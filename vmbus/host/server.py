@@ -1,0 +1,162 @@
+"""The host's life: devices are plugged in, guests come and go one at a time, and it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from vmbus.devices.device import Device
+from vmbus.errors import VmbusError
+from vmbus.host.bus import DeviceSlot
+from vmbus.host.partition import HostPartition
+from vmbus.loop import Loop
+from vmbus.tap import NoteKind, Tap
+from vmbus.transport import Address, listen
+from vmbus.transport.server import GuestConnection, HelloRefused
+from vmbus.wire.partition import FrameStatus, Hello, HelloReply
+
+log = logging.getLogger("vmbus.host")
+
+
+class _BusyHost:
+    """Answers a guest that comes while another is served."""
+
+    def hello(self, hello: Hello, descriptors: Sequence[int]) -> HelloReply:
+        raise HelloRefused(FrameStatus.BUSY, "another guest is connected")
+
+    def disconnected(self, reason: str) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:  # no other operation is possible before a hello
+        raise AttributeError(name)
+
+
+class Host:
+    """Serves the devices to one guest at a time.
+
+    Everything but ``stop`` belongs to the loop's thread.  ``on_guest`` is called when a guest has come (True) or gone (False).
+    """
+
+    def __init__(
+        self,
+        devices: Iterable[Device],
+        *,
+        tap: Tap | None = None,
+        loop: Loop | None = None,
+        on_guest: Callable[[bool], None] | None = None,
+    ) -> None:
+        self.loop = loop or Loop()
+        self.tap = tap
+        self.partition: HostPartition | None = None
+        self.slots: list[DeviceSlot] = []
+        self.guests_served = 0
+        self._on_guest = on_guest
+        self._listener: socket.socket | None = None
+        self._address: Address | None = None
+        self._connection: GuestConnection | None = None
+        self.loop.on_error = self._internal_error
+        for device in devices:
+            self.plug(device)
+
+    # Devices
+
+    def plug(self, device: Device) -> DeviceSlot:
+        """Add a device; a guest that is connected is offered it at once."""
+        slot = DeviceSlot(self, device)
+        device.attach(slot)
+        self.slots.append(slot)
+        if self.partition is not None:
+            self.partition.offer(slot)
+        return slot
+
+    def unplug(self, slot: DeviceSlot) -> None:
+        """Rescind a device's offers and release it."""
+        slot.rescind()
+        self.slots.remove(slot)
+        slot.device.close()
+
+    # Guests
+
+    def listen(self, address: Address) -> None:
+        """Wait for guests at ``address``.  Raises ``AddressError``."""
+        self._listener = listen(address)
+        self._address = address
+        self.loop.watch(self._listener.fileno(), self._acceptable)
+
+    def _acceptable(self) -> None:
+        assert self._listener is not None
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        self.accept(connection)
+
+    def accept(self, connection: socket.socket) -> None:
+        """Take a connected socket as a guest's; the host owns it from now on."""
+        if self.partition is not None:
+            GuestConnection(connection, self.loop, _BusyHost())
+            return
+        self.partition = HostPartition(self)
+        self._connection = GuestConnection(connection, self.loop, self.partition)
+
+    def guest_came(self) -> None:
+        """A guest's hello was accepted."""
+        self.guests_served += 1
+        if self._on_guest is not None:
+            self._on_guest(True)
+
+    def guest_left(self, reason: str) -> None:
+        """The guest's connection has ended and everything of it is closed: the next may come."""
+        self.note(reason)
+        self.partition = None
+        self._connection = None
+        for slot in self.slots:
+            slot.guest_left()
+        if self._on_guest is not None:
+            self._on_guest(False)
+
+    def disconnect_guest(self, reason: str) -> None:
+        """End the guest's connection because of what it did; the host lives."""
+        if self._connection is not None:
+            self._connection.close(reason)
+
+    def note(self, text: str, kind: NoteKind = NoteKind.TEXT) -> None:
+        """One line for the log and for the capture."""
+        log.info("%s", text)
+        if self.tap is not None:
+            self.tap.note(kind, text)
+
+    def _internal_error(self, error: Exception) -> None:
+        """A callback failed.  What a guest can cause is handled where it happens; this is the last line of defence."""
+        if isinstance(error, VmbusError):
+            self.note(str(error), NoteKind.PROBLEM)
+        else:
+            log.error("internal error", exc_info=error)
+            self.note(f"internal error: {error!r}", NoteKind.PROBLEM)
+        self.disconnect_guest(f"the guest's connection is closed after an error: {error}")
+
+    # Life
+
+    def serve(self, until: Callable[[], bool] | None = None, *, timeout: float | None = None) -> bool:
+        """Run the loop until ``stop``, or until ``until`` holds."""
+        return self.loop.run(until, timeout=timeout)
+
+    def stop(self) -> None:
+        """Let ``serve`` return; from any thread."""
+        self.loop.stop()
+
+    def close(self) -> None:
+        """Disconnect the guest, release every device, remove the socket's file."""
+        self.disconnect_guest("the host stops")
+        if self._listener is not None and self._address is not None:
+            self.loop.unwatch(self._listener.fileno())
+            self._listener.close()
+            self._address.path.unlink(missing_ok=True)
+            self._listener = None
+        for slot in self.slots:
+            slot.device.close()
+        self.slots.clear()
+        self.loop.run_once(0.0)
+        self.loop.close()
