@@ -32,12 +32,8 @@ def spans(data: bytes) -> list[tuple[int, int]]:
     return [(b.offset, b.offset + len(b.body) + 12) for b in found if b.block_type == blocks.ENHANCED_PACKET]
 
 
-@pytest.fixture(scope="module")
-def sound(sample: Path) -> bytes:
-    return sample.read_bytes()
-
-
-def test_a_capture_cut_anywhere_shows_every_whole_record(sound: bytes) -> None:
+def test_a_capture_cut_anywhere_shows_every_whole_record(sample: Path) -> None:
+    sound = sample.read_bytes()
     whole, _ = read(sound)
     ends = [end for _, end in spans(sound)]
     for cut in range(12, len(sound), 7):
@@ -50,7 +46,8 @@ def test_a_capture_cut_anywhere_shows_every_whole_record(sound: bytes) -> None:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_changed_byte_costs_no_more_than_its_own_record(sound: bytes, data: st.DataObject) -> None:
+def test_any_changed_byte_costs_no_more_than_its_own_record(sample: Path, data: st.DataObject) -> None:
+    sound = sample.read_bytes()
     at = data.draw(st.integers(0, len(sound) - 1))
     value = data.draw(st.integers(0, 255))
     changed = bytearray(sound)
@@ -93,10 +90,17 @@ def texts(found: list[Record]) -> list[str]:
 
 def test_after_a_wrong_length_the_next_block_is_found_and_the_skipped_bytes_counted() -> None:
     one, two, three = notes(3)
-    broken = one[:4] + struct.pack("<I", len(one) + 4) + one[8:]
+    broken = one[:4] + b"\xff" * 4 + one[8:-4] + b"\xff" * 4
     found, damage = read(stream_of(broken, two, three))
     assert texts(found) == ["note 1", "note 2"]
     assert [(d.skipped, str(d).endswith(f"{len(one)} bytes skipped")) for d in damage] == [(len(one), True)]
+
+
+def test_a_block_whose_first_length_alone_is_wrong_is_still_read() -> None:
+    one, two = notes(2)
+    found, damage = read(stream_of(one[:4] + struct.pack("<I", 0x01010101) + one[8:], two))
+    assert (texts(found), damage) == (["note 0", "note 1"], [])
+    assert found[0].problem == "the first length of the block is wrong"
 
 
 def test_a_wrong_second_length_is_only_remarked_on() -> None:
@@ -115,8 +119,9 @@ def test_a_long_stretch_of_rubbish_is_skipped() -> None:
 
 def test_unknown_blocks_are_passed_over() -> None:
     one, two = notes(2)
-    found, damage = read(stream_of(one, blocks.block(0x8000_1234, bytes(16)), two))
-    assert (texts(found), damage) == (["note 0", "note 1"], [])
+    found, damage = read(stream_of(one, blocks.block(0x8000_1234, bytes(16)), blocks.block(0x1234, b""), two))
+    assert texts(found) == ["note 0", "note 1"]
+    assert [(d.skipped, d.text) for d in damage] == [(12, "unknown block type 0x1234")]
 
 
 def test_records_of_another_link_type_version_or_kind_say_so() -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from vmbus.capture import blocks
-from vmbus.capture.walk import Block, BlockWalker, ByteSource, Damage, NotACapture, open_source
+from vmbus.capture.walk import KNOWN_TYPES, Block, BlockWalker, ByteSource, Damage, NotACapture, open_source
 from vmbus.errors import VmbusError
 from vmbus.wire.capture import LINK_TYPE, RECORD_FORMATS, VERSION, Direction, RecordFlags, RecordHeader, RecordKind
 from vmbus.wire.schema import WireError
@@ -34,7 +34,8 @@ __all__ = [
     "read_records",
 ]
 
-_PACKET_BLOCK = 2
+_LOCAL_USE = 0x8000_0000
+"""Block types with this bit are other programs' own."""
 
 
 class CannotOpen(VmbusError):
@@ -213,6 +214,8 @@ class CaptureReader:
             case 2:
                 number, _, high, low, captured, original = struct.unpack_from(block.order + "HHIIII", block.body)
                 return self._record(block, number, high << 32 | low, block.body[20 : 20 + captured], original, ())
+            case kind if kind not in KNOWN_TYPES and not kind & _LOCAL_USE:
+                self._report(Damage(block.offset, len(block.body) + 12, f"unknown block type {kind:#x}"))
         return None
 
     def _read_section(self, block: Block) -> None:

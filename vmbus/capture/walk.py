@@ -22,15 +22,18 @@ from vmbus.errors import VmbusError
 MAX_BLOCK = 32 << 20
 """Bytes. A longer block is taken for damage."""
 
+MAX_RECOVERED = 64 << 10
+"""Bytes. So far behind a block with a wrong length its second length is looked for."""
+
 _READ_SIZE = 1 << 20
 _FOLLOW_INTERVAL = 0.05
 
 _LITTLE, _BIG = struct.Struct("<I"), struct.Struct(">I")
 
 # Blocks that a search believes in: section, interface, packets, names, statistics, journal, secrets, custom.
-_TYPES = (SECTION_HEADER, 1, 2, 3, 4, 5, 6, 9, 10, 0xBAD, 0x40000BAD)
+KNOWN_TYPES = (SECTION_HEADER, 1, 2, 3, 4, 5, 6, 9, 10, 0xBAD, 0x40000BAD)
 _CANDIDATES = {
-    order: re.compile(b"|".join(re.escape(order.pack(block_type)) for block_type in _TYPES))
+    order: re.compile(b"|".join(re.escape(order.pack(block_type)) for block_type in KNOWN_TYPES))
     for order in (_LITTLE, _BIG)
 }
 
@@ -156,19 +159,42 @@ class BlockWalker:
         return found
 
     def _measure(self, at: int) -> tuple[int, str]:
-        """The length of the block at a place in the buffer, 0 if there is none to believe in; what is wrong with it."""
+        """The length of the block at a place in the buffer, 0 if none can be believed; and what is wrong with it."""
         length = self._stated_length(at)
-        if not length or not self._has(length, at):
-            return 0, ""
-        if self._word(at + length - 4) == length:
+        if length and self._has(length, at) and self._word(at + length - 4) == length:
             return length, ""
-        # One of the two lengths is wrong. If a block follows where the first one says, it is the second.
-        after = at + length
-        if self._has(12, after):
-            next_length = self._stated_length(after)
-            if next_length and self._has(next_length, after) and self._word(after + next_length - 4) == next_length:
-                return length, "the second length of the block is wrong"
+        by_second = self._length_by_second(at)
+        if by_second:
+            return by_second, "the first length of the block is wrong"
+        if length and self._is_sound(at + length):
+            return length, "the second length of the block is wrong"
         return 0, ""
+
+    def _length_by_second(self, at: int) -> int:
+        """The length that a block's second length gives it, where a block follows; 0 if there is none."""
+        self._has(MAX_RECOVERED, at)
+        for end in range(at + 12, min(at + MAX_RECOVERED, len(self._buffer)) + 1, 4):
+            if self._word(end - 4) == end - at and self._starts_block(end):
+                return end - at
+        return 0
+
+    def _is_sound(self, at: int) -> bool:
+        """Whether a block of a known type, with two equal lengths and something sensible behind it, is at a place."""
+        if not self._has(12, at) or self._word(at) not in KNOWN_TYPES:
+            return False
+        length = self._stated_length(at)
+        return (
+            length > 0
+            and self._has(length, at)
+            and self._word(at + length - 4) == length
+            and self._starts_block(at + length)
+        )
+
+    def _starts_block(self, at: int) -> bool:
+        """Whether what is at a place looks like the beginning of a block, or is the end of the capture."""
+        if not self._has(12, at):
+            return len(self._buffer) == at
+        return self._word(at) in KNOWN_TYPES and self._stated_length(at) > 0
 
     def _stated_length(self, at: int) -> int:
         """What the block at a place says its length is, if that can be; a section header tells the byte order first."""
@@ -193,7 +219,7 @@ class BlockWalker:
                     break
                 continue
             self._at = match.start()
-            if self._has(12) and self._measure(self._at)[0]:
+            if self._is_sound(self._at):
                 return Damage(start, self._offset - start, "a block's length is wrong")
             self._at += 1
         skipped = self._base + len(self._buffer) - start
