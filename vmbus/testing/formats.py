@@ -116,12 +116,10 @@ def integers_of(field: Field, tags: set[int] | None = None) -> st.SearchStrategy
 
 
 def _elements(element: Any, least: int, most: int, depth: int) -> st.SearchStrategy[Any]:
-    if isinstance(element, Field):
-        one = _field(element, SimpleNamespace(), {}, depth)
-        if least == most and most > 64:
-            return st.lists(one, min_size=4, max_size=4).map(lambda few: tuple((few * most)[:most]))
-    else:
-        one = _value(_format(element), depth + 1)
+    is_field = isinstance(element, Field)
+    one = _field(element, SimpleNamespace(), {}, depth) if is_field else _value(_format(element), depth + 1)
+    if least > 8:  # as many as that are drawn as repetitions of a few
+        return st.lists(one, min_size=3, max_size=3).map(lambda few: tuple((few * most)[:most]))
     return st.lists(one, min_size=least, max_size=most).map(tuple)
 
 
