@@ -118,7 +118,7 @@ int cmd_ping(int argc, char **argv)
 	if (fd < 0)
 		return fail_errno("socket");
 	for (sequence = 1; sequence <= count; sequence++) {
-		double sent;
+		double sent, took;
 
 		memset(header, 0, sizeof(*header));
 		header->type = ICMP_ECHO;
@@ -146,9 +146,9 @@ int cmd_ping(int argc, char **argv)
 			if (got != (ssize_t)size || !pattern_matches(sequence, 0, reply + 1, size))
 				return fail("wrong data in answer %llu", (unsigned long long)sequence);
 			received++;
-			total += now() - sent;
-			if (now() - sent < best)
-				best = now() - sent;
+			took = now() - sent;
+			total += took;
+			best = took < best ? took : best;
 			break;
 		}
 		if (interval)
