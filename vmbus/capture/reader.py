@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from vmbus.capture import blocks
 from vmbus.capture.walk import KNOWN_TYPES, Block, BlockWalker, ByteSource, Damage, NotACapture, open_source
@@ -33,6 +34,8 @@ __all__ = [
     "parse_record",
     "read_records",
 ]
+
+PACKET_BLOCKS = frozenset({blocks.ENHANCED_PACKET, blocks.SIMPLE_PACKET, blocks.PACKET})
 
 _LOCAL_USE = 0x8000_0000
 """Block types with this bit are other programs' own."""
@@ -122,6 +125,50 @@ class Section:
     dropped: dict[int, int] = field(default_factory=dict)
     """Records lost, by interface number, from the statistics at the section's end."""
 
+    @classmethod
+    def parse(cls, block: Block) -> Self:
+        """What a section header block says."""
+        section = cls()
+        for code, value in _options(block, 16):
+            text = value.decode("utf-8", "replace")
+            match code:
+                case blocks.SHB_HARDWARE:
+                    section.hardware = text
+                case blocks.SHB_OS:
+                    section.operating_system = text
+                case blocks.SHB_USERAPPL:
+                    section.application = text
+                case blocks.OPT_COMMENT:
+                    section.comments += (text,)
+        return section
+
+    def follow(self, block: Block) -> None:
+        """Take in a block that is no packet; ``struct.error`` if it is too short."""
+        if block.block_type == blocks.INTERFACE_DESCRIPTION:
+            self._add_interface(block)
+        elif block.block_type == blocks.INTERFACE_STATISTICS:
+            (number,) = struct.unpack_from(block.order + "I", block.body)
+            for code, value in _options(block, 12):
+                if code == blocks.ISB_IFDROP and len(value) == 8:
+                    (self.dropped[number],) = struct.unpack(block.order + "Q", value)
+
+    def _add_interface(self, block: Block) -> None:
+        (link_type,) = struct.unpack_from(block.order + "H", block.body)
+        interface = Interface(len(self.interfaces), link_type)
+        self.interfaces.append(interface)
+        for code, value in _options(block, 8):
+            match code:
+                case blocks.IF_NAME:
+                    interface.name = value.decode("utf-8", "replace")
+                case blocks.IF_DESCRIPTION:
+                    interface.description = value.decode("utf-8", "replace")
+                case blocks.OPT_COMMENT:
+                    interface.comments += (value.decode("utf-8", "replace"),)
+                case blocks.IF_TSRESOL if len(value) == 1:
+                    interface.resolution = value[0]
+                case blocks.IF_TSOFFSET if len(value) == 8:
+                    (interface.offset_seconds,) = struct.unpack(block.order + "q", value)
+
 
 def parse_record(data: bytes, link_type: int = LINK_TYPE) -> tuple[RecordHeader | None, bytes, str]:
     """The pseudo-header, the body and the problem of one packet's data; never raises."""
@@ -186,7 +233,6 @@ class CaptureReader:
                     self._report(Damage(item.offset, len(item.body) + 12, "a block is too short for its type"))
                     continue
                 if record is not None:
-                    record.problem = record.problem or item.remark
                     yield record
         except OSError as error:
             raise CannotOpen(f"cannot read the capture: {error.strerror or error}") from error
@@ -199,95 +245,59 @@ class CaptureReader:
             self._on_damage(damage)
 
     def _read(self, block: Block) -> Record | None:
-        match block.block_type:
-            case blocks.ENHANCED_PACKET:
-                return self._read_enhanced(block)
-            case blocks.SECTION_HEADER:
-                self._read_section(block)
-            case blocks.INTERFACE_DESCRIPTION:
-                self._read_interface(block)
-            case blocks.INTERFACE_STATISTICS:
-                self._read_statistics(block)
-            case blocks.SIMPLE_PACKET:
-                (original,) = struct.unpack_from(block.order + "I", block.body)
-                return self._record(block, 0, None, block.body[4 : 4 + original], original, ())
-            case 2:
-                number, _, high, low, captured, original = struct.unpack_from(block.order + "HHIIII", block.body)
-                return self._record(block, number, high << 32 | low, block.body[20 : 20 + captured], original, ())
-            case kind if kind not in KNOWN_TYPES and not kind & _LOCAL_USE:
-                self._report(Damage(block.offset, len(block.body) + 12, f"unknown block type {kind:#x}"))
+        if block.block_type in PACKET_BLOCKS:
+            record = packet_record(block, self.section.interfaces, self._number + 1)
+            self._number += 1
+            return record
+        if block.block_type == blocks.SECTION_HEADER:
+            self.section = Section.parse(block)
+        elif block.block_type not in KNOWN_TYPES and not block.block_type & _LOCAL_USE:
+            self._report(Damage(block.offset, len(block.body) + 12, f"unknown block type {block.block_type:#x}"))
+        else:
+            self.section.follow(block)
         return None
 
-    def _read_section(self, block: Block) -> None:
-        self.section = section = Section()
-        for code, value in _options(block, 16):
-            text = value.decode("utf-8", "replace")
-            match code:
-                case blocks.SHB_HARDWARE:
-                    section.hardware = text
-                case blocks.SHB_OS:
-                    section.operating_system = text
-                case blocks.SHB_USERAPPL:
-                    section.application = text
-                case blocks.OPT_COMMENT:
-                    section.comments += (text,)
 
-    def _read_interface(self, block: Block) -> None:
-        (link_type,) = struct.unpack_from(block.order + "H", block.body)
-        interface = Interface(len(self.section.interfaces), link_type)
-        self.section.interfaces.append(interface)
-        for code, value in _options(block, 8):
-            match code:
-                case blocks.IF_NAME:
-                    interface.name = value.decode("utf-8", "replace")
-                case blocks.IF_DESCRIPTION:
-                    interface.description = value.decode("utf-8", "replace")
-                case blocks.OPT_COMMENT:
-                    interface.comments += (value.decode("utf-8", "replace"),)
-                case blocks.IF_TSRESOL if len(value) == 1:
-                    interface.resolution = value[0]
-                case blocks.IF_TSOFFSET if len(value) == 8:
-                    (interface.offset_seconds,) = struct.unpack(block.order + "q", value)
+def packet_record(block: Block, interfaces: Sequence[Interface], number: int) -> Record:
+    """The record in a packet block of any kind; ``struct.error`` if the block is too short for its kind."""
+    match block.block_type:
+        case blocks.SIMPLE_PACKET:
+            (original,) = struct.unpack_from(block.order + "I", block.body)
+            interface, ticks, start, captured = 0, None, 4, original
+        case blocks.PACKET:
+            interface, _, high, low, captured, original = struct.unpack_from(block.order + "HHIIII", block.body)
+            ticks, start = high << 32 | low, 20
+        case _:
+            interface, high, low, captured, original = struct.unpack_from(block.order + "5I", block.body)
+            ticks, start = high << 32 | low, 20
+    problem = block.remark
+    if interface < len(interfaces):
+        described = interfaces[interface]
+    else:
+        # Its description was damaged or is missing: in a capture of ours it was one of ours.
+        described = Interface(interface, LINK_TYPE, f"interface {interface}", resolution=9)
+        problem = problem or f"interface {interface} is not described"
+    data = block.body[start : start + captured]
+    header, body, wrong = parse_record(data, described.link_type)
+    if len(data) < captured and block.block_type != blocks.SIMPLE_PACKET:
+        wrong = wrong or f"the block holds {len(data)} of the record's {captured} bytes"
+    record = Record(
+        number, block.offset, 0 if ticks is None else described.nanoseconds(ticks), described, header, body, original,
+        problem=wrong or problem,
+    )  # fmt: skip
+    if block.block_type == blocks.ENHANCED_PACKET:
+        _add_options(record, block, start + (captured + 3 & ~3))
+    return record
 
-    def _read_statistics(self, block: Block) -> None:
-        (number,) = struct.unpack_from(block.order + "I", block.body)
-        for code, value in _options(block, 12):
-            if code == blocks.ISB_IFDROP and len(value) == 8:
-                (self.section.dropped[number],) = struct.unpack(block.order + "Q", value)
 
-    def _read_enhanced(self, block: Block) -> Record:
-        number, high, low, captured, original = struct.unpack_from(block.order + "5I", block.body)
-        data = block.body[20 : 20 + captured]
-        record = self._record(block, number, high << 32 | low, data, original, ())
-        if len(data) < captured:
-            record.problem = record.problem or f"the block holds {len(data)} of the record's {captured} bytes"
-        for code, value in _options(block, 20 + (captured + 3 & ~3)):
-            if code == blocks.OPT_COMMENT:
-                record.comments += (value.decode("utf-8", "replace"),)
-            elif code == blocks.EPB_FLAGS and len(value) == 4:
-                record.block_direction = Direction(struct.unpack(block.order + "I", value)[0] & 3)
-            elif code == blocks.EPB_DROPCOUNT and len(value) == 8:
-                (record.dropped,) = struct.unpack(block.order + "Q", value)
-        return record
-
-    def _record(
-        self, block: Block, number: int, ticks: int | None, data: bytes, original: int, comments: tuple[str, ...]
-    ) -> Record:
-        interfaces = self.section.interfaces
-        problem = ""
-        if number < len(interfaces):
-            interface = interfaces[number]
-        else:
-            # Its description was damaged or is missing: in a capture of ours it was one of ours.
-            interface = Interface(number, LINK_TYPE, f"interface {number}", resolution=9)
-            problem = f"interface {number} is not described"
-        self._number += 1
-        header, body, wrong = parse_record(data, interface.link_type)
-        time_ns = 0 if ticks is None else interface.nanoseconds(ticks)
-        return Record(
-            self._number, block.offset, time_ns, interface, header, body, original,
-            comments=comments, problem=wrong or problem,
-        )  # fmt: skip
+def _add_options(record: Record, block: Block, at: int) -> None:
+    for code, value in _options(block, at):
+        if code == blocks.OPT_COMMENT:
+            record.comments += (value.decode("utf-8", "replace"),)
+        elif code == blocks.EPB_FLAGS and len(value) == 4:
+            record.block_direction = Direction(struct.unpack(block.order + "I", value)[0] & 3)
+        elif code == blocks.EPB_DROPCOUNT and len(value) == 8:
+            (record.dropped,) = struct.unpack(block.order + "Q", value)
 
 
 def _options(block: Block, at: int) -> Iterator[tuple[int, bytes]]:

@@ -87,16 +87,17 @@ class BlockWalker:
     With ``follow`` the end of the file is not the end: the walker waits for more, until :meth:`stop`.
     """
 
-    def __init__(self, source: ByteSource, name: str = "the capture", *, follow: bool = False) -> None:
+    def __init__(self, source: ByteSource, name: str = "the capture", *, follow: bool = False, start: int = 0) -> None:
+        """``start`` is where in the capture the source begins, if it is not its beginning."""
         self._source = source
         self._name = name
         self._follow = follow
         self._buffer = bytearray()
         self._at = 0
-        self._base = 0
+        self._base = start
         self._is_stopped = False
         self._order = _LITTLE
-        self._found_any = False
+        self._found_any = start > 0
 
     def stop(self) -> None:
         """End a walk that follows a growing file; may be called from another thread."""
