@@ -129,8 +129,8 @@ class ControlServer(ServerConnection):
     ) -> int:
         """Offer a channel and return its id; a guest that has asked for offers is told at once.
 
-        A device that was rescinded, and that the guest has not released yet, keeps its id and is offered again after the
-        release.  Raises ``AlreadyOffered`` and ``TooManyChannels``.
+        A device that was rescinded, and that the guest has not released yet, keeps its id and is offered again after
+        the release.  Raises ``AlreadyOffered`` and ``TooManyChannels``.
         """
         traits = traits or OfferTraits()
         key = OfferKey(interface_id, instance_id, subchannel_index)
