@@ -77,6 +77,8 @@ def _translate(node: ast.expr) -> str:
             return str(value)
         case ast.BinOp(left=left, op=operator, right=right):
             return _operation(operator, _translate(left), _translate(right))
+        case ast.Call(func=ast.Name(id=name), args=[first, second]):
+            return f"math.{name}({_translate(first)}, {_translate(second)})"
     raise TypeError(ast.dump(node))  # pragma: no cover - expression_tree lets nothing else pass
 
 

@@ -6,7 +6,6 @@ lists stay short, and tails are then drawn to fit it.  Enumerations and flags al
 
 from __future__ import annotations
 
-import ast
 import importlib
 import pkgutil
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 import vmbus.wire
 from vmbus.wire.enums import OpenFlags
-from vmbus.wire.expression import expression_tree, reader
+from vmbus.wire.expression import names_in, reader
 from vmbus.wire.schema import Field, Format, FormatMeta, Kind
 
 MOST_BYTES = 512
@@ -60,9 +59,8 @@ def names_read(fmt: type[Format]) -> dict[str, set[int]]:
         for text in (field.count, field.length, field.on, field.offset):
             if text is None:
                 continue
-            for node in ast.walk(expression_tree(text)):
-                if isinstance(node, ast.Name):
-                    found.setdefault(node.id, set())
+            for name in names_in(text):
+                found.setdefault(name, set())
             if text is field.on and text in found and field.cases:
                 found[text] |= set(field.cases)
     return found
@@ -150,8 +148,7 @@ def _items(field: Field, scope: SimpleNamespace, depth: int) -> st.SearchStrateg
 def _settle(scope: SimpleNamespace, text: str, wanted: int) -> bool:
     """Change a field that a length expression reads so that the length is ``wanted``."""
     value_of = reader(text)
-    names = [node.id for node in ast.walk(expression_tree(text)) if isinstance(node, ast.Name)]
-    for name in names:
+    for name in sorted(names_in(text)):
         before = getattr(scope, name)
         if not isinstance(before, int):
             continue

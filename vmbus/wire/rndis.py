@@ -35,8 +35,8 @@ MINOR_VERSION: Final = 0
 
 
 def _gap(difference: str) -> str:
-    """The expression for ``max(difference, 0)``: an offset to nothing is often 0."""
-    return f"({difference}) * (({difference}) // 0xffffffff + 1)"
+    """The expression for the bytes in front of what an offset names; an offset to nothing is often 0."""
+    return f"max({difference}, 0)"
 
 
 _BEFORE_INFO: Final = _gap("per_packet_info_offset - 36")
