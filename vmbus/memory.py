@@ -18,7 +18,6 @@ that reason.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import mmap
 import os
@@ -129,11 +128,15 @@ class GuestMemory:
     __slots__ = ("_area", "_view", "fd", "first_gpa", "size")
 
     def __init__(self, fd: int, size: int, first_gpa: int) -> None:
-        """Map ``size`` bytes of the file ``fd``; this object owns ``fd`` from now on. Use create() or attach()."""
+        """Map ``size`` bytes of the file ``fd``, which is this object's from now on. Use create() or attach()."""
         self.fd = fd
         self.size = size
         self.first_gpa = first_gpa
-        self._area = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        try:
+            self._area = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        except (OSError, ValueError, OverflowError) as error:
+            os.close(fd)
+            raise MappingFailed(f"cannot map {size} bytes of guest memory: {error}") from error
         self._view = memoryview(self._area)
 
     @classmethod
@@ -145,10 +148,10 @@ class GuestMemory:
         try:
             os.ftruncate(fd, size)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-            return cls(fd, size, 0)
-        except BaseException:
+        except (OSError, OverflowError) as error:
             os.close(fd)
-            raise
+            raise GuestMemoryError(f"cannot make {size} bytes of guest memory: {error}") from error
+        return cls(fd, size, 0)
 
     @classmethod
     def attach(cls, fd: int, size: int, first_gpa: int = 0) -> GuestMemory:
@@ -166,12 +169,7 @@ class GuestMemory:
             raise UnsealedMemory(
                 "the guest's memory file could be sealed against shrinking (F_SEAL_SHRINK), and is not"
             )
-        owned = os.dup(fd)
-        try:
-            return cls(owned, size, first_gpa)
-        except BaseException:
-            os.close(owned)
-            raise
+        return cls(os.dup(fd), size, first_gpa)
 
     def _check(self, gpa: int, length: int) -> None:
         if gpa < self.first_gpa or length < 0 or gpa + length > self.size:
@@ -255,10 +253,8 @@ class GuestMemory:
 def _is_safe_from_shrinking(fd: int) -> bool:
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return True  # this kind of file has no seals
-        raise
+    except OSError:
+        return True  # this kind of file has no seals
     return bool(seals & (fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL))
 
 

@@ -83,7 +83,12 @@ class RingMemory:
         )  # fmt: skip
 
     def read(self, offset: int, length: int) -> bytes:
-        """Copy ``length`` bytes out, around the ring's end if need be. The caller has checked both numbers."""
+        """Copy ``length`` bytes out, around the ring's end if need be. The caller has checked both numbers.
+
+        ``offset`` may itself lie beyond the end: where a packet that started before it goes on.
+        """
+        if offset >= self.size:
+            offset -= self.size
         end = offset + length
         if end <= len(self.data):
             return bytes(self.data[offset:end])
