@@ -70,7 +70,7 @@ def test_a_channel_has_an_interface_named_after_its_device_and_instance(sample: 
     found = records(sample)
     packet = next(record for record in found if record.kind is RecordKind.PACKET)
     assert packet.interface.name == "scsi 11111111-2222-3333-4444-555555555555"
-    assert packet.interface.description == "SCSI controller"
+    assert packet.interface.description == "synthetic SCSI controller"
     assert "channel=7 interface=ba6163d9" in packet.interface.comments[0]
     assert found[0].interface.name == "vmbus"
 

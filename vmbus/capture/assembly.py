@@ -16,7 +16,7 @@ from vmbus.capture.encode import BODY_OFFSET, KIND_OFFSET
 from vmbus.capture.state import StateKeeper, offered_channel
 from vmbus.wire.capture import RecordKind
 from vmbus.wire.control import MessageHeader
-from vmbus.wire.interface_ids import interface_name
+from vmbus.wire.guids import INTERFACES, interface_name
 from vmbus.wire.offer import OfferChannelPre7
 
 CONTROL_PLANE = "vmbus"
@@ -55,7 +55,7 @@ class Assembler:
         self._described = [blocks.interface_description(CONTROL_PLANE, "VMBus control plane")]
         self._counts = [0]
         self._interface_of: dict[int, int] = {0: 0}
-        self._known: dict[bytes, int] = {}
+        self._numbers: dict[bytes, int] = {}
         self._new: list[bytes] = []
 
     @property
@@ -116,22 +116,22 @@ class Assembler:
         if channel_id is None:
             return
         offer = OfferChannelPre7.parse(block, BODY_OFFSET + MessageHeader.SIZE)
-        named = interface_name(offer.interface_id)
-        name = f"{named.short if named else 'device'} {offer.instance_id}"
+        known = INTERFACES.get(offer.interface_id)
+        name = f"{interface_name(offer.interface_id)} {offer.instance_id}"
         if offer.subchannel_index:
             name += f" sub-channel {offer.subchannel_index}"
         identity = b"".join(
             (offer.interface_id.bytes, offer.instance_id.bytes, struct.pack("<II", offer.subchannel_index, channel_id))
         )
-        known = self._known.get(identity)
-        if known is not None:
-            self._interface_of[channel_id] = known
+        number = self._numbers.get(identity)
+        if number is not None:
+            self._interface_of[channel_id] = number
             return
         comment = (
             f"vmbus: channel={channel_id} interface={offer.interface_id} instance={offer.instance_id}"
             f" subchannel={offer.subchannel_index}"
         )
-        self._add_interface(channel_id, identity, name, named.title if named else "", comment)
+        self._add_interface(channel_id, identity, name, known.title if known else "", comment)
 
     def _add_interface(self, channel_id: int, identity: bytes, name: str, description: str, comment: str = "") -> int:
         number = len(self._described)
@@ -141,7 +141,7 @@ class Assembler:
         self._counts.append(0)
         self._interface_of[channel_id] = number
         if identity:
-            self._known[identity] = number
+            self._numbers[identity] = number
         return number
 
 
