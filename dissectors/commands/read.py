@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.render import hex_lines, record_json, record_line, tree_lines
-from dissectors.engine.source import UnknownInterface, decode_as_option, decode_capture
+from dissectors.engine.source import UnknownProtocol, decode_as_option, decode_capture
 from vmbus.capture.walk import Damage
+from vmbus.wire.protocols import Protocol
 
 
 def tell_damage(damage: Damage) -> None:
@@ -27,7 +27,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with every field.")] = False,
     decode_as: Annotated[
         list[str] | None,
-        typer.Option("-d", "--decode-as", metavar="CHANNEL=INTERFACE", help="What a channel speaks, e.g. 3=scsi."),
+        typer.Option("-d", "--decode-as", metavar="CHANNEL=PROTOCOL", help="What a channel speaks, e.g. 3=scsi."),
     ] = None,
     count: Annotated[int, typer.Option("-c", "--count", min=0, help="Stop after this many records; 0: never.")] = 0,
 ) -> None:
@@ -53,9 +53,9 @@ def _print_text(item: Decoded, start_ns: int, verbose: bool, hexdump: bool) -> N
         print("\n".join(hex_lines(item.data)))
 
 
-def channels(decode_as: list[str] | None) -> dict[int, UUID]:
+def channels(decode_as: list[str] | None) -> dict[int, Protocol]:
     """The value of ``--decode-as``; a wrong one is a wrong command line."""
     try:
         return decode_as_option(decode_as or [])
-    except UnknownInterface as error:
+    except UnknownProtocol as error:
         raise typer.BadParameter(str(error)) from error

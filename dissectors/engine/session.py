@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from uuid import UUID
 
 from dissectors.engine.channels import ChannelLife
 from dissectors.engine.decoded import Decoded
@@ -20,6 +19,8 @@ from dissectors.engine.plane import ControlState
 from vmbus.capture.reader import Record
 from vmbus.wire.capture import HEADER_SIZE, RECORD_FORMATS, VERSION, Direction, RecordFlags, RecordKind
 from vmbus.wire.control_values import SYNIC_MESSAGE_TYPE
+from vmbus.wire.offer import OfferFlags
+from vmbus.wire.protocols import Protocol, protocol_of
 from vmbus.wire.ring import PacketDescriptor
 from vmbus.wire.schema import Buffer
 
@@ -41,8 +42,8 @@ _OPPOSITE = {
 class Session:
     """Decodes the records of one connection, in order."""
 
-    def __init__(self, decode_as: Mapping[int, UUID] | None = None) -> None:
-        """``decode_as`` names the interface of channels whose offer the capture may not hold."""
+    def __init__(self, decode_as: Mapping[int, Protocol] | None = None) -> None:
+        """``decode_as`` says what channels speak whose offer the capture may not hold, or that lie about it."""
         self.decode_as = dict(decode_as or {})
         self.plane = ControlState(self._make_dialect)
         self.count = 0
@@ -68,7 +69,11 @@ class Session:
         return self._pending.values()
 
     def _make_dialect(self, life: ChannelLife) -> Dialect:
-        return dialect_for(self.decode_as.get(life.channel_id, life.interface_id), life)
+        protocol = self.decode_as.get(life.channel_id)
+        if protocol is None:
+            is_socket = bool(life.flags & OfferFlags.TLNPI_PROVIDER)
+            protocol = protocol_of(life.interface_id, life.instance_id, is_hvsocket=is_socket)
+        return dialect_for(protocol, life)
 
     # Records in
 

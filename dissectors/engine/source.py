@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from uuid import UUID
 
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.session import Session
 from vmbus.capture.reader import CaptureReader
 from vmbus.capture.walk import Damage
 from vmbus.errors import VmbusError
-from vmbus.wire.guids import INTERFACES
+from vmbus.wire.protocols import ABBREVIATIONS, Protocol
 
 
-class UnknownInterface(VmbusError):
-    """A name after ``--decode-as`` that no interface has."""
+class UnknownProtocol(VmbusError):
+    """A name after ``--decode-as`` that no protocol has."""
 
 
 def decode_capture(
     source: str,
     *,
-    decode_as: Mapping[int, UUID] | None = None,
+    decode_as: Mapping[int, Protocol] | None = None,
     on_damage: Callable[[Damage], None] | None = None,
     session: Session | None = None,
 ) -> Iterator[Decoded]:
     """The decoded records of ``source``: a path, ``-`` for standard input, ``unix:PATH`` for a live stream."""
     session = session or Session(decode_as)
-    for record in CaptureReader(source, on_damage=on_damage):
+    # What is no capture at all ends in one error, not in a report on each piece of it: so damage waits for a record.
+    waiting: list[Damage] = []
+    for record in CaptureReader(source, on_damage=waiting.append):
+        _tell(waiting, on_damage)
         yield session.feed(record)
+    _tell(waiting, on_damage)
 
 
-def decode_as_option(values: list[str]) -> dict[int, UUID]:
-    """``["3=scsi", "4=f8615163-..."]`` as channel ids and interface ids."""
-    names = {interface.name: interface_id for interface_id, interface in INTERFACES.items()}
-    found: dict[int, UUID] = {}
+def _tell(waiting: list[Damage], on_damage: Callable[[Damage], None] | None) -> None:
+    if on_damage is not None:
+        for damage in waiting:
+            on_damage(damage)
+    waiting.clear()
+
+
+def decode_as_option(values: list[str]) -> dict[int, Protocol]:
+    """``["3=scsi", "4=net"]`` as channel ids and protocols."""
+    found: dict[int, Protocol] = {}
     for value in values:
         channel, _, name = value.partition("=")
         try:
-            found[int(channel, 0)] = names[name] if name in names else UUID(name)
-        except ValueError:
-            raise UnknownInterface(
-                f"{value!r} is not CHANNEL=INTERFACE; known interfaces are {', '.join(sorted(names))}"
+            found[int(channel, 0)] = ABBREVIATIONS[name]
+        except (ValueError, KeyError):
+            raise UnknownProtocol(
+                f"{value!r} is not CHANNEL=PROTOCOL; the protocols are {', '.join(sorted(ABBREVIATIONS))}"
             ) from None
     return found

@@ -109,6 +109,49 @@ dialects.ring = {
     end,
 }
 
+-- The protocols that are nothing but formats, with or without a pipe header.
+local function plain_completion(name, asked, room)
+    if name ~= "vpci" then return nil end
+    local wanted = R.vpci_completions[asked or 0] or R.vpci.status
+    for _, candidate in ipairs({ wanted[1], R.vpci.status[1] }) do
+        if room >= candidate.size then return candidate end
+    end
+    return R.vpci.empty[1]
+end
+
+local function plain_dialect(name)
+    local is_pipe = R.framing[name] ~= "RAW"
+    return {
+        keep = function(tvb, at) return { message_type = at + 4 <= tvb:len() and le32(tvb, at) or nil } end,
+        either_way = true,
+        payload = function(item, start, stop, request)
+            local finish = stop
+            if is_pipe then
+                layer(item, R.pipe.header[1], start, stop)
+                if stop - start < 8 then return end
+                finish = math.min(start + 8 + le32(item.tvb, start + 4), stop)
+                start = start + 8
+            end
+            local fmt
+            if item.packet_type == COMPLETION then
+                fmt = plain_completion(name, request and request.message_type, finish - start)
+            else
+                local found = (item.direction == GUEST_TO_HOST and R.to_host or R.to_guest)[name]
+                fmt = found and found[1]
+            end
+            if fmt then
+                finish = layer(item, fmt, start, finish)
+            else
+                plain(item, named.payload, start, finish)
+            end
+            if finish < stop then plain(item, stop - finish <= 7 and named.padding or named.unknown, finish, stop) end
+        end,
+        external = dialects.ring.external,
+    }
+end
+
+for name in pairs(R.framing) do dialects[name] = plain_dialect(name) end
+
 dialects.vstor = {
     either_way = true,
     keep = function(tvb, at)
@@ -186,6 +229,9 @@ dialects.nvsp = {
     end,
 }
 
+for _, name in ipairs({ "scsi", "ide", "fc" }) do dialects[name] = dialects.vstor end
+dialects.net = dialects.nvsp
+
 -- Records
 
 local function body_format(tvb, number, start, stop)
@@ -194,6 +240,15 @@ local function body_format(tvb, number, start, stop)
         return choose(R.contacts, le32(tvb, start) >= 0x50000 and 1 or 0, stop - start)
     end
     return choose(R.bodies, number, stop - start)
+end
+
+-- What an offered channel speaks: vmbus.wire.protocols.protocol_of.
+local function dialect_of(tvb, at)
+    local interface = guid_text(tvb(at, 16))
+    if guid_text(tvb(at + 16, 16)) == R.gel.instance and R.dialects[interface] == "get" then return "gel" end
+    local is_socket = math.floor(tvb(at + 48, 2):le_uint() / 0x2000) % 2 == 1
+    if is_socket or interface:sub(9) == R.gel.socket:sub(9) then return "hvsocket" end
+    return R.dialects[interface] or "ring"
 end
 
 local function show_message(item, start, stop)
@@ -212,7 +267,7 @@ local function show_message(item, start, stop)
     item.info = fmt.name
     if item.pinfo.visited then return end
     if number == 1 then
-        channels[le32(tvb, at + 176)] = { dialect = R.dialects[guid_text(tvb(at, 16))] or "ring", requests = {} }
+        channels[le32(tvb, at + 176)] = { dialect = dialect_of(tvb, at), requests = {} }
     elseif number == 13 then
         channels[le32(tvb, at)] = nil
     elseif number == 17 then

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dissectors.engine.dialect import EXTENSIONS
-from dissectors.engine.dialects import DIALECTS
 from dissectors.engine.dialects.control import BODY_CASES, CONTACT_CASES
-from vmbus.wire import nvsp, rndis, scsi, vstor
+from vmbus.wire import guids, nvsp, rndis, scsi, vpci, vstor
 from vmbus.wire.capture import RECORD_FORMATS, RecordHeader
 from vmbus.wire.control import MessageHeader
-from vmbus.wire.ring import PacketDescriptor
+from vmbus.wire.protocols import ABBREVIATIONS, GEL_INSTANCE, PROTOCOLS
+from vmbus.wire.ring import PacketDescriptor, PipeHeader
 from vmbus.wire.rndis_oid_formats import OID_ANSWERS
 from vmbus.wire.schema import Format
 from vmbus.wire.scsi import capacity, disc, inquiry, mmc, primary, reservation
@@ -63,7 +63,14 @@ def roots() -> Roots:
             "extensions": {int(kind): fmt for kind, fmt in EXTENSIONS.items()},
             "bodies": _table(BODY_CASES),
             "contacts": _table(CONTACT_CASES),
-            "dialects": {str(interface): dialect.name for interface, dialect in DIALECTS.items()},
+            "dialects": {str(interface): protocol.abbreviation for interface, protocol in PROTOCOLS.items()},
+            "framing": {name: protocol.framing.name for name, protocol in ABBREVIATIONS.items()},
+            "to_host": {name: p.guest_to_host for name, p in ABBREVIATIONS.items() if p.guest_to_host},
+            "to_guest": {name: p.host_to_guest for name, p in ABBREVIATIONS.items() if p.host_to_guest},
+            "pipe": {"header": PipeHeader},
+            "gel": {"instance": str(GEL_INSTANCE), "socket": str(guids.VSOCK_TEMPLATE)},
+            "vpci_completions": _table(dict(vpci.VPCI_COMPLETIONS)),
+            "vpci": {"status": vpci.StatusCompletion, "empty": vpci.EmptyCompletion},
             "vstor": {"request": vstor.VstorRequest, "plain": vstor.PlainCompletion},
             "vstor_completions": _table(dict(vstor.COMPLETION_FORMATS)),
             "scsi_answers": {fmt.__name__: fmt for fmt in _CHOSEN_BY_COMMAND},

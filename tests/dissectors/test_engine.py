@@ -1,0 +1,113 @@
+"""The engine puts records into their context."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from dissectors.engine import Session
+from dissectors.testing import GUEST, HOST, Script
+from vmbus.wire import guids, scsi
+from vmbus.wire.control_values import MessageType, Version
+from vmbus.wire.protocols import PROTOCOLS
+
+
+def test_a_completion_knows_the_request_it_answers_and_how_long_that_took(disk: Script) -> None:
+    items = disk.decode()
+    done = next(item for item in items if "for READ_10" in item.summary)
+    assert done.request is not None and done.request.response is done
+    assert done.latency_ns == done.request.latency_ns == 2000
+
+
+def test_data_outside_the_ring_belongs_to_the_request_that_points_at_it(disk: Script) -> None:
+    data = [item for item in disk.decode() if item.kind_name == "external"]
+    assert [item.request.transaction_id for item in data if item.request] == [2, 3]
+
+
+def test_a_command_block_and_sense_data_are_decoded_inside_their_fields(disk: Script) -> None:
+    items = disk.decode()
+    cdb = items[9].tree.find("cdb")
+    assert cdb is not None and cdb.children[0].find("lba").value == 2048  # type: ignore[union-attr]
+    sense = items[-1].tree.find("sense")
+    assert sense is not None and sense.children[0].find("key").value == scsi.SenseKey.ILLEGAL_REQUEST  # type: ignore[union-attr]
+
+
+def test_inquiry_data_is_decoded_by_the_command_that_asked_for_it(disk: Script) -> None:
+    data = [item for item in disk.decode() if item.kind_name == "external"][1]
+    vendor = data.tree.find("vendor")
+    assert vendor is not None and vendor.value == b"Msft    "
+
+
+def test_an_rndis_answer_is_decoded_by_the_oid_of_its_request(card: Script) -> None:
+    answer = next(item for item in card.decode() if "QUERY_COMPLETE" in item.summary)
+    assert "IEEE_802_3_PERMANENT_ADDRESS" in answer.summary
+    information = answer.tree.find("information")
+    assert information is not None and information.children
+
+
+def test_frames_are_named_by_their_addresses_and_type(card: Script) -> None:
+    lines = [item.summary for item in card.decode() if "RNDIS PACKET" in item.summary]
+    assert lines == ["RNDIS PACKET 00:15:5d:01:02:03 > ff:ff:ff:ff:ff:ff ARP, 60 bytes"] * 2
+
+
+def test_a_channel_has_one_life_from_offer_to_release(script: Script) -> None:
+    script.offer(3, guids.SCSI)
+    script.open(3)
+    script.close(3)
+    script.rescind(3)
+    script.release(3)
+    session = Session()
+    script.decode(session)
+    (life,) = session.lives
+    assert life.state == "released" and life.name == "scsi"
+    assert [what.split()[0] for _, _, what in life.history] == [
+        "offered", "GPADL", "GPADL", "open", "open", "closed", "rescinded", "released",
+    ]  # fmt: skip
+    assert session.channels == {}
+
+
+def test_the_negotiated_version_is_known(script: Script) -> None:
+    session = Session()
+    script.decode(session)
+    assert session.plane.version == Version.V5_3
+
+
+def test_a_channel_whose_offer_was_not_seen_decodes_as_what_it_is_said_to_be(disk: Script) -> None:
+    middle = Script()
+    middle.records = disk.records[8:]
+    assert {item.protocol for item in middle.decode()} == {"ring"}
+    assert {item.protocol for item in middle.decode(Session({3: PROTOCOLS[guids.SCSI]}))} == {"vstor"}
+
+
+def test_a_subchannel_is_named_after_its_device(script: Script) -> None:
+    script.offer(3, guids.SCSI)
+    script.offer(5, guids.SCSI, subchannel=1)
+    assert script.decode()[-1].channel_name == "5 scsi/1"
+
+
+def test_a_reused_transaction_id_is_noted(disk: Script) -> None:
+    disk.packet(GUEST, 3, bytes(64), transaction=9, wants_completion=True)
+    disk.packet(GUEST, 3, bytes(64), transaction=9, wants_completion=True)
+    assert "not completed yet" in disk.decode()[-1].notes[0]
+
+
+def test_an_unknown_device_decodes_to_the_ring(script: Script) -> None:
+    script.offer(9, UUID(int=1))
+    script.packet(GUEST, 9, b"anything", transaction=5)
+    item = script.decode()[-1]
+    assert item.summary == "IN_BAND transaction 0x5, 8 bytes"
+    assert [layer.name for layer in item.tree.children] == ["PacketRecord", "PacketDescriptor", "payload"]
+
+
+def test_records_that_make_no_sense_are_noted_and_never_raise(script: Script) -> None:
+    for data in (b"", b"\x01", bytes(16), b"\x07" * 32, b"\x01\x03\xff\xff" + bytes(28), b"\x01\x03\x20\0" + bytes(28)):
+        script.add(data)
+    items = script.decode()[2:]
+    assert all(item.notes for item in items)
+    assert all(item.tree is not None and item.summary for item in items)
+
+
+def test_a_truncated_message_says_which_field_is_missing(script: Script) -> None:
+    script.message(HOST, MessageType.OPEN_CHANNEL_RESULT, bytes(5))
+    item = script.decode()[-1]
+    assert item.summary == "OPEN_CHANNEL_RESULT"
+    assert [layer.name for layer in item.tree.children][-1] == "unknown"
