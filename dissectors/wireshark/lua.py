@@ -231,8 +231,11 @@ class _Tables:
                     parts.append(f"flags = V[{self._values[field.values]}]")
                 elif field.values is not None:
                     values = f"V[{self._values[field.values]}]"
-                if field.kind is Kind.BITS:
-                    mask = f", {_mask((1 << field.width) - 1 << field.shift)}"
+                bits_set = (1 << field.width) - 1
+                if field.kind is Kind.BITS and field.width > MASK_BITS:
+                    parts.append(f"wide = UInt64({bits_set & 0xFFFFFFFF}, {bits_set >> 32})")
+                elif field.kind is Kind.BITS:
+                    mask = f", {bits_set << field.shift}"
                 parts.append(f"pf = pf(ProtoField.{kind}({quoted}, {label}, base.DEC, {values}{mask}))")
             case Kind.GUID:
                 parts.append(f"pf = pf(ProtoField.guid({quoted}, {label}))")
@@ -261,8 +264,8 @@ class _Tables:
         return lines
 
 
-def _mask(value: int) -> str:
-    return str(value) if value < 1 << 32 else f"UInt64({value & 0xFFFFFFFF}, {value >> 32})"
+MASK_BITS = 53
+"""The widest bit field whose mask Lua's numbers hold exactly; a wider one is cut out of a ``UInt64``."""
 
 
 _KINDS = {

@@ -51,6 +51,11 @@ end
 
 local function add_bits(tree, tvb, at, fld)
     local range = tvb(at, fld.container)
+    if fld.wide then
+        local whole = (fld.big and range:uint64() or range:le_uint64()):rshift(fld.shift):band(fld.wide)
+        if tree then tree:add(fld.pf, range, whole) end
+        return whole:tonumber()
+    end
     local value = math.floor(number(range, fld.container, fld.big) / 2 ^ fld.shift) % 2 ^ fld.width
     if tree then
         local item = fld.big and tree:add(fld.pf, range) or tree:add_le(fld.pf, range)
