@@ -225,7 +225,9 @@ static int __init hyperv_platform_init(void)
 		pr_err("no interrupt (error %d)\n", -err);
 		return err;
 	}
-	partition_connect(host_end);
+	err = partition_connect(host_end);
+	if (err)
+		return err;
 
 	ms_hyperv.features = HV_MSR_TIME_REF_COUNT_AVAILABLE | HV_MSR_SYNIC_AVAILABLE | HV_MSR_HYPERCALL_AVAILABLE |
 			     HV_MSR_VP_INDEX_AVAILABLE;

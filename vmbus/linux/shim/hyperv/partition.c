@@ -11,6 +11,7 @@
 #include <linux/reboot.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
+#include <linux/workqueue.h>
 #include <asm/hyperv-tlfs.h>
 #include <asm/page.h>
 #include <as-layout.h>
@@ -36,7 +37,8 @@ static char socket_path[108];		/* as long as sun_path */
 static unsigned int reconnect_seconds;
 static int sock = -1;
 static int interrupt_fd;
-static bool panicking;
+static bool host_gone;		/* for good: calls fail at once, posts go nowhere */
+static bool panicking;		/* nobody waits for a host to come back any more */
 
 static u32 last_sequence;
 static u8 guest_id[16];
@@ -70,12 +72,25 @@ bool partition_configured(void)
 	return socket_path[0];
 }
 
+/*
+ * Halting wants a process, and calls are made from interrupts too. So the guest ends a moment later, and until then calls
+ * fail at once and posts go nowhere.
+ */
+static int final_status;
+
+static void halt(struct work_struct *unused)
+{
+	uml_exitcode = final_status;
+	machine_halt();
+}
+static DECLARE_WORK(halt_work, halt);
+
 /* The last words go to the process's standard error: the kernel's console may be the very caller. */
 #define end_guest(status, format, ...) do {				\
 	os_warn("vmbus: " format "\n", ##__VA_ARGS__);			\
-	uml_exitcode = (status);					\
-	machine_halt();							\
-	unreachable();							\
+	host_gone = true;						\
+	final_status = (status);					\
+	schedule_work(&halt_work);					\
 } while (0)
 
 static void start_frame(struct partition_header *header, u16 op, u32 length)
@@ -196,13 +211,19 @@ static bool host_is_away(int status)
 	return status == PARTITION_BUSY || (status < 0 && status != -EPROTO);
 }
 
-/* The socket is dead: come back with a connected one whose host knows everything that was posted, or not at all. */
+/* The socket is dead: return with a connected one whose host knows all registers, or end the guest. */
 static void host_lost(void)
 {
 	unsigned int tries = reconnect_seconds * (MSEC_PER_SEC / RECONNECT_INTERVAL_MS);
 
-	if (!reconnect_seconds)
+	if (panicking) {
+		host_gone = true;
+		return;
+	}
+	if (!reconnect_seconds) {
 		end_guest(EXIT_HOST_GONE, "host closed the connection");
+		return;
+	}
 
 	os_warn("vmbus: host closed the connection, waiting %u s for it to return\n", reconnect_seconds);
 	partition_user_close(sock);
@@ -218,14 +239,16 @@ static void host_lost(void)
 			os_warn("vmbus: host is back\n");
 			return;
 		}
-		if (status != PARTITION_OK && !host_is_away(status))
-			end_guest(EXIT_HOST_REFUSED, "host refused to resume this guest: %s", refusal(status));
 		partition_user_close(sock);
+		if (status != PARTITION_OK && !host_is_away(status)) {
+			end_guest(EXIT_HOST_REFUSED, "host refused to resume this guest: %s", refusal(status));
+			return;
+		}
 	}
 	end_guest(EXIT_HOST_GONE, "host did not return within %u s", reconnect_seconds);
 }
 
-void partition_connect(int interrupt)
+int partition_connect(int interrupt)
 {
 	int status;
 
@@ -233,13 +256,20 @@ void partition_connect(int interrupt)
 	partition_user_random(guest_id, sizeof(guest_id));
 
 	sock = partition_user_connect(socket_path);
-	if (sock < 0)
+	if (sock < 0) {
 		end_guest(EXIT_HOST_GONE, "no host listens at %s (error %d)", socket_path, -sock);
+		return sock;
+	}
 	status = say_hello();
-	if (status > 0 || status == -EPROTO)
+	if (status > 0 || status == -EPROTO) {
 		end_guest(EXIT_HOST_REFUSED, "host refused this guest: %s", refusal(status));
-	if (status < 0 || partition_user_watch(sock))
+		return -ECONNREFUSED;
+	}
+	if (status < 0 || partition_user_watch(sock)) {
 		end_guest(EXIT_HOST_GONE, "host closed the connection");
+		return -ECONNRESET;
+	}
+	return 0;
 }
 
 void partition_check_host(void)
@@ -247,7 +277,7 @@ void partition_check_host(void)
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&call_lock, flags);
-	if (!panicking && partition_user_hung_up(sock))
+	if (!host_gone && partition_user_hung_up(sock))
 		host_lost();
 	raw_spin_unlock_irqrestore(&call_lock, flags);
 }
@@ -255,7 +285,7 @@ void partition_check_host(void)
 /* Send a frame that is not answered. A reconnect in between makes it the first one after the hello. */
 static void post(const void *frame, u32 length)
 {
-	while (partition_user_send(sock, frame, length, NULL, 0) && !panicking)
+	while (!host_gone && partition_user_send(sock, frame, length, NULL, 0))
 		host_lost();
 }
 
@@ -265,16 +295,15 @@ static void call(struct partition_header *request, struct partition_header *repl
 	int err;
 
 	request->sequence = ++last_sequence;
-	for (;;) {
+	while (!host_gone) {
 		err = partition_user_send(sock, request, request->length, NULL, 0);
 		err = err ?: receive_reply(request->op, request->sequence, reply, size);
 		if (!err)
 			return;
 		if (err == -EPROTO)
 			end_guest(EXIT_HOST_REFUSED, "host answered request %u with another frame", request->op);
-		if (panicking)
-			break;
-		host_lost();
+		else
+			host_lost();
 	}
 	memset(reply, 0, size);
 	reply->status = PARTITION_MALFORMED;

@@ -2,7 +2,7 @@
 /*
  * The connection to the process that plays the host: what hyperv_platform.c asks of partition.c. Every call may be made in
  * any context; calls that wait for an answer wait with interrupts off, as a hypercall would. If the host is gone, a call
- * reconnects when vmbus_reconnect= allows it, or else ends the guest; it never returns an error for that.
+ * reconnects when vmbus_reconnect= allows it, or else fails, and the guest ends a moment later.
  */
 #ifndef _HV_UM_PARTITION_H
 #define _HV_UM_PARTITION_H
@@ -16,8 +16,11 @@
 /* Whether vmbus=PATH was given. */
 bool partition_configured(void);
 
-/* Connect and say hello. @interrupt: the descriptor for the host to raise VP 0's interrupt with. */
-void partition_connect(int interrupt);
+/*
+ * Connect and say hello. @interrupt: the descriptor for the host to raise VP 0's interrupt with. On an error the guest is
+ * about to end.
+ */
+int partition_connect(int interrupt);
 
 /* The watcher saw the socket close: reconnect or end, unless a call has dealt with it already. */
 void partition_check_host(void);
@@ -28,7 +31,7 @@ u64 partition_post_message(u32 connection_id, u32 message_type, const void *payl
 void partition_signal_event(u32 connection_id, u16 flag);
 void partition_note(u32 kind, const char *text, unsigned int length);
 
-/* From a panic on: no calls any more if the host is gone, so that nothing recurses. */
+/* From a panic on nothing waits for a host to come back. */
 void partition_panicking(void);
 
 #endif
