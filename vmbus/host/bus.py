@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class DeviceSlot:
-    """Where a device is plugged in.  It is the device's ``DeviceBus``; ``channel_ids`` are its offers, by subchannel index."""
+    """Where a device is plugged in: its ``DeviceBus``.  ``channel_ids`` are its offers, by subchannel index."""
 
     def __init__(self, host: Host, device: Device) -> None:
         self._host = host

@@ -36,7 +36,8 @@ class _BusyHost:
 class Host:
     """Serves the devices to one guest at a time.
 
-    Everything but ``stop`` belongs to the loop's thread.  ``on_guest`` is called when a guest has come (True) or gone (False).
+    Everything but ``stop`` belongs to the loop's thread.  ``on_guest`` is called when a guest has come (True) or gone
+    (False).
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class Host:
 
     def accept(self, connection: socket.socket) -> None:
         """Take a connected socket as a guest's; the host owns it from now on."""
+        if self._connection is not None:
+            self._connection.catch_up()  # the last guest may be gone without our having seen it yet
         if self.partition is not None:
             GuestConnection(connection, self.loop, _BusyHost())
             return

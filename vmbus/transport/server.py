@@ -7,6 +7,7 @@ guest that does not read its replies ends the connection with one reason, and no
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -111,6 +112,13 @@ class GuestConnection:
                 self._handle(frame)
         except VmbusError as error:
             self.close(str(error))
+
+    def catch_up(self, rounds: int = 64) -> None:
+        """Read what has arrived: if that is the end of the stream, the connection is closed when this returns."""
+        for _ in range(rounds):
+            if not self.is_open or not select.select([self._socket], [], [], 0)[0]:
+                return
+            self._readable()
 
     def _handle(self, frame: Frame) -> None:
         operation = frame.operation
