@@ -202,6 +202,11 @@ class GpadlAssembler:
         return self.is_complete
 
     @property
+    def collected(self) -> bytes:
+        """The bytes that have come so far."""
+        return bytes(self._data)
+
+    @property
     def is_complete(self) -> bool:
         return len(self._data) == self._expected
 

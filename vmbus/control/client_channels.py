@@ -8,7 +8,6 @@ Source: openvmm ``vmbus_client/src/lib.rs`` (``handle_open_channel``, ``handle_g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
 
 from vmbus.control.client_base import ClientBase, ClientChannel, ClientGpadl
 from vmbus.control.errors import (
@@ -84,11 +83,9 @@ class ClientChannels(ClientBase):
                 words=words[: control.MAX_HEADER_WORDS],
             )
         )
-        for number, start in zip(
-            count(1), range(control.MAX_HEADER_WORDS, len(words), control.MAX_BODY_WORDS), strict=False
-        ):
+        for start in range(control.MAX_HEADER_WORDS, len(words), control.MAX_BODY_WORDS):
             piece = words[start : start + control.MAX_BODY_WORDS]
-            self._send(control.GpadlBody(number=number, gpadl_id=gpadl.gpadl_id, words=piece))
+            self._send(control.GpadlBody(gpadl_id=gpadl.gpadl_id, words=piece))
         return gpadl.gpadl_id
 
     def _free_gpadl_id(self) -> int:

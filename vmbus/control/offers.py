@@ -127,6 +127,8 @@ class Channel:
     reserved: Target | None = None
     """Not None while it is in use as a reserved channel."""
     reserved_version: int = 0
+    reserved_features: int = 0
+    """What the connection spoke when it was opened as a reserved channel."""
     modifying: bool = False
     """A ModifyChannelRequested is not answered yet."""
     pending_vp: int | None = None

@@ -32,9 +32,9 @@ from vmbus.control.errors import (
 from vmbus.control.host_events import HostEvent, MonitorPages, ProtocolViolation, ResetFinished, Resumed
 from vmbus.control.host_states import HOST_CHANNEL, HostChannel, HostConnection
 from vmbus.control.messages import ControlMessage, parse_message
-from vmbus.control.offers import OfferKey, OfferTraits
+from vmbus.control.offers import OfferKey, OfferTraits, Restoring
 from vmbus.control.server_base import After, ServerConfig
-from vmbus.control.server_connection import ServerConnection
+from vmbus.control.server_saved import ServerSaved
 from vmbus.control.transitions import Step, advance
 from vmbus.wire import control
 from vmbus.wire.control_values import (
@@ -50,7 +50,7 @@ from vmbus.wire.schema import Buffer
 _ALLOWED_WHILE_PAUSED = frozenset({MessageType.RESUME, MessageType.UNLOAD, MessageType.INITIATE_CONTACT})
 
 
-class ControlServer(ServerConnection):
+class ControlServer(ServerSaved):
     """One guest's control plane, at the host."""
 
     def __init__(self, config: ServerConfig | None = None) -> None:
@@ -135,6 +135,8 @@ class ControlServer(ServerConnection):
         traits = traits or OfferTraits()
         key = OfferKey(interface_id, instance_id, subchannel_index)
         known = self.offers.find(key)
+        if known is not None and known.restoring == Restoring.UNMATCHED:
+            return self._match_restored(known, traits)
         if known is not None and known.state is HostChannel.RESCINDED:
             known.state = advance(HOST_CHANNEL, known.state, Step.OFFER, AlreadyOffered, known.name)
             self.offers.offer_again(known, traits)

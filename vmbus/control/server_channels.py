@@ -80,6 +80,7 @@ class ServerChannels(ServerGpadls):
         channel = self.offers.named_by_guest(body.channel_id)
         if _step(channel, Step.OPEN_RESERVED, IllegalChannelState) is HostChannel.OPENING:
             channel.reserved = Target(body.target_vp, body.target_sint & 0xFF)
+            channel.reserved_version, channel.reserved_features = int(self.version or 0), int(self.features)
             # A reserved channel is polled (openvmm: "this matches Hyper-V behavior").
             request = OpenRequest(0, body.ring_gpadl_id, body.downstream_page_offset, INTERRUPTS_DISABLED, bytes(120))
             self._request_open(channel, request)

@@ -119,21 +119,25 @@ class ServerConnection(ServerChannels):
             return
         self._advance(Step.CONTACT)
         self.info = info
-        if self.config.confirm:
-            self._emit(
-                ContactRequested(
-                    version=info.version,
-                    features=info.features,
-                    monitor_pages=info.monitor_pages,
-                    interrupt_page=info.interrupt_page,
-                    target_message_vp=info.target_message_vp,
-                    client_id=info.client_id,
-                    trusted=info.trusted,
-                )
-            )
-        else:
+        self._ask_for_contact(info)
+
+    def _ask_for_contact(self, info: ConnectionInfo) -> None:
+        """Let our own side confirm, if it wants to."""
+        if not self.config.confirm:
             own = self.config.monitor_pages if info.features & _F.SERVER_SPECIFIED_MONITOR_PAGES else None
             self._contact_finished(info, ConnectionState.SUCCESSFUL, ALL_FEATURES, own)
+            return
+        self._emit(
+            ContactRequested(
+                version=info.version,
+                features=info.features,
+                monitor_pages=info.monitor_pages,
+                interrupt_page=info.interrupt_page,
+                target_message_vp=info.target_message_vp,
+                client_id=info.client_id,
+                trusted=info.trusted,
+            )
+        )
 
     def _spoken_features(self, contact: Contact) -> FeatureFlags:
         if contact.version < Version.V6_0:
@@ -316,7 +320,10 @@ class ServerConnection(ServerChannels):
             raise BadMonitorPages(problem)
         self.info.modifying = True
         self.info.monitor_pages = MonitorPages(to_guest, to_host) if to_guest else None
-        self._emit(ModifyConnectionRequested(self.info.monitor_pages))
+        self._ask_for_modification(self.info)
+
+    def _ask_for_modification(self, info: ConnectionInfo) -> None:
+        self._emit(ModifyConnectionRequested(info.monitor_pages))
         if not self.config.confirm:
             self._modify_response(ConnectionState.SUCCESSFUL)
 

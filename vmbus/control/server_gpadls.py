@@ -21,7 +21,7 @@ from vmbus.control.host_states import HOST_GPADL, HostGpadl
 from vmbus.control.offers import Channel
 from vmbus.control.server_base import ServerBase, ServerConfig
 from vmbus.control.transitions import Step, advance
-from vmbus.gpadl import GpadlAssembler, GpadlError, GpaRange
+from vmbus.gpadl import GpadlAssembler, GpadlError, GpaRange, build_ranges
 from vmbus.wire.control import GpadlBody, GpadlCreated, GpadlHeader, GpadlTeardown, GpadlTorndown
 from vmbus.wire.control_values import Status
 
@@ -29,7 +29,7 @@ from vmbus.wire.control_values import Status
 class ServerGpadl:
     """A GPADL that the guest announced."""
 
-    __slots__ = ("_assembler", "_room", "channel_id", "gpadl_id", "ranges", "state", "words")
+    __slots__ = ("_assembler", "channel_id", "gpadl_id", "ranges", "state", "words")
 
     def __init__(self, channel_id: int, gpadl_id: int, words: int) -> None:
         self.channel_id = channel_id
@@ -38,25 +38,17 @@ class ServerGpadl:
         self.state = HostGpadl.IN_PROGRESS
         self.ranges: tuple[GpaRange, ...] = ()
         self._assembler: GpadlAssembler | None = None
-        self._room = words * 8
 
     def begin(self, range_count: int, content: bytes) -> bool:
         """Take the header's content; whether that was all of it."""
-        content = self._fitted(content)
         self._assembler = GpadlAssembler(self.gpadl_id, range_count, self.words * 8, content)
         return self._finish()
 
     def add(self, content: bytes) -> bool:
         """Take a body's content; whether the description is complete now."""
         assert self._assembler is not None
-        self._assembler.add_body(self._fitted(content))
+        self._assembler.add_body(content)
         return self._finish()
-
-    def _fitted(self, content: bytes) -> bytes:
-        # Some guests (UEFI) always send the full message size, so what is too much means nothing.
-        content = content[: self._room]
-        self._room -= len(content)
-        return content
 
     def _finish(self) -> bool:
         assert self._assembler is not None
@@ -73,10 +65,11 @@ class ServerGpadl:
     def allows(self, step: Step) -> bool:
         return step in HOST_GPADL[self.state]
 
-    def saved(self) -> tuple[int, bytes] | None:
-        """Range count and bytes collected so far of a description in progress, for saving."""
-        assembler = self._assembler
-        return None if assembler is None else (assembler.range_count, bytes(assembler._data))
+    def collected(self) -> tuple[int, bytes]:
+        """The number of ranges, and the bytes that describe them as far as they have come."""
+        if self._assembler is None:
+            return len(self.ranges), build_ranges(self.ranges)
+        return self._assembler.range_count, self._assembler.collected
 
 
 class ServerGpadls(ServerBase):

@@ -91,7 +91,7 @@ class GpadlHeader(Format):
 class GpadlBody(Format):
     """GPADL body (9): more words. It names no channel, so ids of unfinished GPADLs are unique."""
 
-    number: int = u32(default=0, doc="Linux counts bodies from 1; hosts ignore it")
+    number: int = u32(default=0, doc="of no use: Linux leaves it 0, openvmm ignores it")
     gpadl_id: int = u32()
     words: tuple[int, ...] = items(u64(), doc="page numbers, continued")
 
