@@ -1,0 +1,45 @@
+"""Devices by what the command line says of them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+
+from vmbus.devices.device import Device, DeviceError
+
+OTHERS: dict[str, str] = {
+    "echo": "vmbus.devices.echo:Echo",
+}
+"""Devices that take no parameters, by name: where their class is."""
+
+
+def make_devices(*, disks: Sequence[str] = (), nics: Sequence[str] = (), others: Iterable[str] = ()) -> list[Device]:
+    """The devices of a host: SCSI controllers with their disks, network cards, and what is named in ``OTHERS``.
+
+    Raises a ``VmbusError`` that says what is wrong with which option; what was opened before is closed again.
+    """
+    devices: list[Device] = []
+    try:
+        if disks:
+            from vmbus.devices.storage import make_controllers
+
+            devices += make_controllers(disks)
+        if nics:
+            from vmbus.devices.network import make_cards
+
+            devices += make_cards(nics)
+        devices += [_other(name)() for name in others]
+    except BaseException:
+        for device in devices:
+            device.close()
+        raise
+    return devices
+
+
+def _other(name: str) -> Callable[[], Device]:
+    where = OTHERS.get(name)
+    if where is None:
+        raise DeviceError(f"there is no device {name!r}; known: {', '.join(sorted(OTHERS))}")
+    module, _, attribute = where.partition(":")
+    factory: Callable[[], Device] = getattr(importlib.import_module(module), attribute)
+    return factory
