@@ -7,7 +7,8 @@
     for event in client.receive(payload):
         ...                                     # ChannelOffered: create a GPADL for the rings, open
 
-The rules are in ``guest_states`` (essay and tables) and in ``client_channels``.  Nothing that a host sends
+The rules are in ``guest_states`` (essay and tables) and in ``client_channels``;
+``client_saved`` carries them across a restart.  Nothing that a host sends
 raises; asking for what the state or the negotiated version does not allow does (``Misuse``).
 
 Source: openvmm ``vmbus_client/src/lib.rs`` (``ClientTask``) and ``hvsock.rs``; Linux 6.12
@@ -21,7 +22,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from vmbus.control.client_base import ContactWish
-from vmbus.control.client_channels import ClientChannels
+from vmbus.control.client_saved import ClientSaved
 from vmbus.control.errors import (
     BadMonitorPages,
     MalformedMessage,
@@ -64,13 +65,11 @@ from vmbus.wire.offer import HvsockUserDefined, OfferChannel, OfferChannelPre7, 
 from vmbus.wire.schema import NIL_GUID, Buffer
 
 
-class ControlClient(ClientChannels):
+class ControlClient(ClientSaved):
     """A guest's control plane."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._tl_requests: list[tuple[UUID, UUID]] = []
-        """Endpoint and service ids of sockets that were asked for and not answered."""
         handlers: dict[MessageType, Callable[..., object]] = {
             MessageType.OFFER_CHANNEL: self._on_any_offer,
             MessageType.RESCIND_CHANNEL_OFFER: self._on_rescind,

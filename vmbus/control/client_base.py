@@ -108,6 +108,8 @@ class ClientBase:
         self._message_connection = MESSAGE_CONNECTION_ID
         self._modifying = False
         self._pausing = False
+        self._tl_requests: list[tuple[UUID, UUID]] = []
+        """Endpoint and service ids of sockets that were asked for and not answered."""
         self._outbox: list[PostedMessage] = []
         self._events: list[GuestEvent] = []
 

@@ -32,7 +32,7 @@ from vmbus.control.errors import (
 from vmbus.control.host_events import HostEvent, MonitorPages, ProtocolViolation, ResetFinished, Resumed
 from vmbus.control.host_states import HOST_CHANNEL, HostChannel, HostConnection
 from vmbus.control.messages import ControlMessage, parse_message
-from vmbus.control.offers import OfferKey, OfferTraits, Restoring
+from vmbus.control.offers import Channel, OfferKey, OfferTraits, Restoring
 from vmbus.control.server_base import After, ServerConfig
 from vmbus.control.server_saved import ServerSaved
 from vmbus.control.transitions import Step, advance
@@ -155,12 +155,14 @@ class ControlServer(ServerSaved):
 
     def open_finished(self, channel_id: int, status: Status = Status.SUCCESS) -> list[HostEvent]:
         """Answer an ``OpenRequested``."""
-        self._open_finished(self.offers.own(channel_id), status)
+        if channel := self._answered(channel_id):
+            self._open_finished(channel, status)
         return self._settled()
 
     def close_finished(self, channel_id: int) -> list[HostEvent]:
         """Answer a ``CloseRequested``."""
-        self._close_finished(self.offers.own(channel_id))
+        if channel := self._answered(channel_id):
+            self._close_finished(channel)
         return self._settled()
 
     def gpadl_created(self, channel_id: int, gpadl_id: int) -> list[HostEvent]:
@@ -180,7 +182,8 @@ class ControlServer(ServerSaved):
 
     def modify_finished(self, channel_id: int, status: Status = Status.SUCCESS) -> list[HostEvent]:
         """Answer a ``ModifyChannelRequested``: the old processor gets no more interrupts."""
-        self._modify_finished(self.offers.own(channel_id), status)
+        if channel := self._answered(channel_id):
+            self._modify_finished(channel, status)
         return self._settled()
 
     def tl_connect_result(self, endpoint_id: UUID, service_id: UUID, *, success: bool) -> list[HostEvent]:
@@ -256,6 +259,13 @@ class ControlServer(ServerSaved):
     def is_resetting(self) -> bool:
         """A reset waits for devices; the guest must not speak until it is finished."""
         return self.after is After.RESET
+
+    def _answered(self, channel_id: int) -> Channel | None:
+        """The channel that an answer is about; it may have gone while the device thought about it."""
+        channel = self.offers.channels.get(channel_id)
+        if channel is None:
+            self._stray(f"channel {channel_id} was answered for, and is not offered any more")
+        return channel
 
     def _settled(self) -> list[HostEvent]:
         self._check_drained()

@@ -1,0 +1,121 @@
+"""The guest's control plane across a restart, as JSON values.
+
+A state can be saved whenever no version is being negotiated; what the host was asked is still answered after the
+restore.  ``client.channels`` then has the channels, open ones included: who restores them closes what it does not
+want.
+
+Source: openvmm ``vmbus_client/src/saved_state.rs`` and ``lib.rs`` (``handle_save``, ``handle_restore``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from vmbus.control.client_base import ClientChannel, ClientGpadl, PostedMessage
+from vmbus.control.client_channels import ClientChannels
+from vmbus.control.errors import BadSavedState, WrongState
+from vmbus.control.guest_states import GuestChannel, GuestConnection, GuestGpadl
+from vmbus.control.host_events import MonitorPages
+from vmbus.wire.control_values import MAX_MESSAGE_SIZE, FeatureFlags, Version
+from vmbus.wire.offer import OfferChannel, OfferChannelPre7
+from vmbus.wire.schema import WireError
+
+FORMAT = "vmbus control plane, guest"
+FORMAT_VERSION = 1
+
+
+class ClientSaved(ClientChannels):
+    """Saving and restoring."""
+
+    def save(self) -> dict[str, Any]:
+        """The whole state as JSON values, with the messages not yet taken by ``outgoing``."""
+        if self.connection is GuestConnection.CONNECTING:
+            raise WrongState("the state cannot be saved while a version is being negotiated")
+        pages = self.monitor_pages
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "connection": self.connection.name,
+            "version": None if self.version is None else int(self.version),
+            "features": int(self.features),
+            "monitor_pages": [pages.parent_to_child, pages.child_to_parent] if pages else None,
+            "host_monitor_pages": self.host_monitor_pages,
+            "message_connection": self._message_connection,
+            "modifying": self._modifying,
+            "pausing": self._pausing,
+            "next_gpadl_id": self._next_gpadl_id,
+            "tl_requests": [[str(endpoint), str(service)] for endpoint, service in self._tl_requests],
+            "channels": [_channel_to_json(channel) for channel in self.channels.values()],
+            "messages": [[message.payload.hex(), message.connection_id] for message in self._outbox],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a saved state, into a client that is new.  Raises ``BadSavedState``; it is of no use then."""
+        if self.connection is not GuestConnection.DISCONNECTED or self.channels:
+            raise WrongState("a state is restored into a new client only")
+        if state.get("format") != FORMAT or state.get("format_version") != FORMAT_VERSION:
+            raise BadSavedState(
+                f"this is not a state that can be restored: {state.get('format')!r}, "
+                f"version {state.get('format_version')!r} (wanted {FORMAT!r}, version {FORMAT_VERSION})"
+            )
+        try:
+            self._restore(state)
+        except (KeyError, ValueError, TypeError, AttributeError, WireError) as error:
+            raise BadSavedState(f"the saved state is damaged: {type(error).__name__}: {error}") from error
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.connection = GuestConnection[state["connection"]]
+        version = state["version"]
+        self.version = None if version is None else Version(version)
+        self.features = FeatureFlags(state["features"])
+        if self.is_connected and (self.version is None or not self.version.is_known):
+            raise BadSavedState(f"the connection speaks version {version!r}, and this program does not")
+        if self.features and (self.version is None or self.version < Version.V6_0):
+            raise BadSavedState(f"a connection of version {version!r} has no features")
+        pages = state["monitor_pages"]
+        self.monitor_pages = MonitorPages(int(pages[0]), int(pages[1])) if pages else None
+        self.host_monitor_pages = bool(state["host_monitor_pages"])
+        self._message_connection = int(state["message_connection"])
+        self._modifying, self._pausing = bool(state["modifying"]), bool(state["pausing"])
+        self._next_gpadl_id = int(state["next_gpadl_id"])
+        self._tl_requests = [(UUID(endpoint), UUID(service)) for endpoint, service in state["tl_requests"]]
+        for saved in state["channels"]:
+            self._restore_channel(saved)
+        for payload, connection_id in state["messages"]:
+            content = bytes.fromhex(payload)
+            if len(content) > MAX_MESSAGE_SIZE:
+                raise BadSavedState(f"a message of {len(content)} bytes")
+            self._outbox.append(PostedMessage(content, int(connection_id)))
+
+    def _restore_channel(self, saved: dict[str, Any]) -> None:
+        content = bytes.fromhex(saved["offer"])
+        offer = (OfferChannel if len(content) >= OfferChannel.SIZE else OfferChannelPre7).parse(content)
+        channel = ClientChannel(
+            offer,
+            int(saved["connection_id"]),
+            GuestChannel[saved["state"]],
+            open_id=int(saved["open_id"]),
+            modifying=bool(saved["modifying"]),
+            released=bool(saved["released"]),
+        )
+        if channel.channel_id in self.channels:
+            raise BadSavedState(f"{channel.name} is there twice")
+        self.channels[channel.channel_id] = channel
+        for gpadl_id, gpadl_state in saved["gpadls"]:
+            if gpadl_id in self.gpadls:
+                raise BadSavedState(f"GPADL {gpadl_id:#x} is there twice")
+            gpadl = ClientGpadl(int(gpadl_id), channel.channel_id, GuestGpadl[gpadl_state])
+            self.gpadls[gpadl.gpadl_id] = channel.gpadls[gpadl.gpadl_id] = gpadl
+
+
+def _channel_to_json(channel: ClientChannel) -> dict[str, Any]:
+    return {
+        "offer": channel.offer.build().hex(),
+        "connection_id": channel.connection_id,
+        "state": channel.state.name,
+        "open_id": channel.open_id,
+        "modifying": channel.modifying,
+        "released": channel.released,
+        "gpadls": [[gpadl.gpadl_id, gpadl.state.name] for gpadl in channel.gpadls.values()],
+    }
