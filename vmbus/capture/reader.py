@@ -184,8 +184,8 @@ def parse_record(data: bytes, link_type: int = LINK_TYPE) -> tuple[RecordHeader 
     except WireError as error:
         return None, data, str(error)
     size = header.header_size
-    if size < (form.SIZE if form else RecordHeader.SIZE) or size > len(data):
-        return None, data, f"the record's header says it has {size} bytes, of {len(data)} in all"
+    if size < (form.SIZE if form else RecordHeader.SIZE) or size > len(data) or size & 3:
+        return None, data, f"the record's header says that it has {size} of the record's {len(data)} bytes"
     return header, data[size:], "" if form else f"unknown kind of record, {int(header.kind)}"
 
 

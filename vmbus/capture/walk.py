@@ -87,8 +87,16 @@ class BlockWalker:
     With ``follow`` the end of the file is not the end: the walker waits for more, until :meth:`stop`.
     """
 
-    def __init__(self, source: ByteSource, name: str = "the capture", *, follow: bool = False, start: int = 0) -> None:
-        """``start`` is where in the capture the source begins, if it is not its beginning."""
+    def __init__(
+        self,
+        source: ByteSource,
+        name: str = "the capture",
+        *,
+        follow: bool = False,
+        start: int = 0,
+        order: str = "<",
+    ) -> None:
+        """``start`` is where in the capture the source begins, and ``order`` the byte order of the section there."""
         self._source = source
         self._name = name
         self._follow = follow
@@ -96,7 +104,7 @@ class BlockWalker:
         self._at = 0
         self._base = start
         self._is_stopped = False
-        self._order = _LITTLE
+        self._order = _LITTLE if order == "<" else _BIG
         self._found_any = start > 0
 
     def stop(self) -> None:

@@ -1,0 +1,293 @@
+"""The index of a capture: columns over all its records, and any one of them on demand.
+
+::
+
+    store = CaptureStore.open("traffic.pcapng")
+    store.update()
+    slow = np.flatnonzero(store.columns.kind == RecordKind.PACKET)
+    print(store.record(int(slow[0])))
+
+The file is mapped; blocks are found by following their lengths, and their fields are then gathered for 65,536 of them
+at a time. What is not as we write it (other byte order, damage) goes block by block through ``vmbus.capture.walk``,
+and the outcome is the same. :meth:`CaptureStore.update` takes in what has been added, to a file that grows or by a
+live stream, which is spooled to a temporary file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import struct
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmbus.capture import blocks
+from vmbus.capture.columns import Columns
+from vmbus.capture.gather import Words, describe, gather
+from vmbus.capture.reader import PACKET_BLOCKS, CannotOpen, Interface, NotACapture, Record, Section, packet_record
+from vmbus.capture.walk import KNOWN_TYPES, MAX_BLOCK, Block, BlockWalker, ByteSource, Damage, open_source
+
+_BATCH = 1 << 16
+_SPOOL_PIECE = 1 << 20
+
+
+class _SectionStart:
+    """Where a section begins: in the file, among the records, and in the list of interfaces."""
+
+    def __init__(self, record: int, interface: int, section: Section, order: str) -> None:
+        self.record = record
+        self.interface = interface
+        self.section = section
+        self.order = order
+
+
+class CaptureStore:
+    """An append-only index over one capture. Not safe to use from two threads at once."""
+
+    def __init__(self, fd: int, name: str, source: ByteSource | None = None) -> None:
+        """Index the file ``fd``, which is the store's from now on; ``source`` is what to spool into it, if anything."""
+        self.name = name
+        self.columns = Columns()
+        self.damage: list[Damage] = []
+        self.interfaces: list[Interface] = []
+        self.size = 0
+        """Bytes that are indexed."""
+        self._fd = fd
+        self._source = source
+        self._sections: list[_SectionStart] = []
+        self._map: mmap.mmap | None = None
+
+    @classmethod
+    def open(cls, source: str | os.PathLike[str]) -> Self:
+        """Open a path, ``-`` or ``unix:PATH``; nothing is read before :meth:`update`."""
+        name = os.fspath(source)
+        try:
+            if name == "-" or name.startswith("unix:"):
+                with tempfile.TemporaryFile(prefix="vmbus-spool-") as spool:
+                    return cls(os.dup(spool.fileno()), name, open_source(name))
+            return cls(os.open(name, os.O_RDONLY | os.O_CLOEXEC), name)
+        except OSError as error:
+            raise CannotOpen(f"cannot open {name}: {error.strerror or error}") from error
+
+    @property
+    def is_live(self) -> bool:
+        """Whether more can come from a pipe or a stream."""
+        return self._source is not None
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @property
+    def sections(self) -> list[Section]:
+        return [start.section for start in self._sections]
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+        os.close(self._fd)
+
+    # Reading
+
+    def update(self, *, final: bool = False) -> int:
+        """Index what is new, and return how many records that is; does not block.
+
+        The last block may not be whole yet and then waits. With ``final`` no more comes, and what is left is damage.
+        Raises :class:`NotACapture` when there is no block in the capture, once that is certain.
+        """
+        before = len(self.columns)
+        if self._source is not None:
+            self._spool(final)
+        size = os.fstat(self._fd).st_size
+        if size > self.size:
+            self._map = mmap.mmap(self._fd, size, access=mmap.ACCESS_READ)
+            self._index(size, final)
+        if final and not self._sections and not len(self.columns) and not self.size:
+            raise NotACapture(f"{self.name} is not a pcapng capture: it is empty")
+        return len(self.columns) - before
+
+    def record(self, index: int) -> Record:
+        """The record of an index, parsed; ``IndexError`` beyond the last."""
+        if not 0 <= index < len(self.columns):
+            raise IndexError(f"there is no record {index}")
+        start = self._sections[bisect_right(self._sections, index, key=lambda start: start.record) - 1]
+        block = self._block(int(self.columns.offset[index]), start.order)
+        return packet_record(block, start.section.interfaces, index + 1)
+
+    def data(self, index: int) -> bytes:
+        """Pseudo-header and body of a record, as they are in the file."""
+        assert self._map is not None
+        at = int(self.columns.offset[index])
+        lead = 12 if self._map[at : at + 4] in (b"\3\0\0\0", b"\0\0\0\3") else 28
+        return self._map[at + lead : at + lead + int(self.columns.length[index])]
+
+    def _block(self, offset: int, order: str) -> Block:
+        assert self._map is not None
+        block_type, length = struct.unpack_from(order + "II", self._map, offset)
+        end = offset + length
+        if 12 <= length <= len(self._map) - offset and struct.unpack_from(order + "I", self._map, end - 4)[0] == length:
+            return Block(offset, block_type, self._map[offset + 8 : end - 4], order)
+        # One of the lengths is wrong: the walker knows how to tell which.
+        window = BytesIO(self._map[offset : offset + MAX_BLOCK])
+        found = next(iter(BlockWalker(window, start=offset, order=order)))
+        assert isinstance(found, Block)
+        return found
+
+    def _spool(self, to_the_end: bool) -> None:
+        """Move what a pipe or stream has for us into the file."""
+        assert self._source is not None
+        poller = select.poll()
+        poller.register(self._source.fileno(), select.POLLIN)  # type: ignore[attr-defined]
+        while to_the_end or poller.poll(0):
+            piece = self._source.read(_SPOOL_PIECE)
+            if not piece:
+                self._source.close()
+                self._source = None
+                return
+            os.write(self._fd, piece)
+
+    # Indexing
+
+    def _index(self, size: int, final: bool) -> None:
+        """Walk from ``self.size`` to ``size``, quickly where the file is as we write it."""
+        while self.size < size:
+            if self.size and not self.size & 3 and self._sections and self._sections[-1].order == "<":
+                self._walk_words(size)
+                if self.size >= size or (not final and self._may_be_growing(size)):
+                    return
+            if not self._walk_blocks(size, final):
+                return
+
+    def _may_be_growing(self, size: int) -> bool:
+        """Whether the block at ``self.size`` looks like one that is not whole yet."""
+        assert self._map is not None
+        if size - self.size < 12:
+            return True
+        block_type, length = struct.unpack_from("<II", self._map, self.size)
+        return block_type in KNOWN_TYPES and 12 <= length <= MAX_BLOCK and not length & 3 and self.size + length > size
+
+    def _walk_words(self, size: int) -> None:
+        """Follow little-endian, aligned blocks up to the first that is not whole or not sound."""
+        assert self._map is not None
+        count = size // 4
+        words = np.frombuffer(self._map, "<u4", count)
+        quick = memoryview(self._map)[: count * 4].cast("I")
+        at = self.size // 4
+        longest = MAX_BLOCK // 4
+        while at + 3 <= count:
+            starts: list[int] = []
+            append = starts.append
+            try:
+                for _ in range(_BATCH):
+                    step = quick[at + 1] >> 2
+                    if not 3 <= step <= longest:
+                        break
+                    append(at)
+                    at += step
+            except IndexError:
+                pass
+            if starts and at > count:
+                at = starts.pop()
+            if not starts:
+                break
+            index = np.array(starts, np.int64)
+            lengths = words[index + 1]
+            wrong = (lengths & 3 != 0) | (words[index + (lengths >> 2) - 1] != lengths)
+            if wrong.any():
+                first = int(wrong.argmax())
+                self._take_words(words, index[:first])
+                self.size = int(index[first]) * 4
+                break
+            self._take_words(words, index)
+            self.size = at * 4
+        quick.release()
+
+    def _take_words(self, words: Words, index: NDArray[np.int64]) -> None:
+        """Take in sound blocks: packets together, and what stands between them one by one."""
+        kinds = words[index]
+        others = np.flatnonzero(kinds != blocks.ENHANCED_PACKET)
+        begin = 0
+        for other in others:
+            self._take_packets(words, index[begin:other])
+            begin = int(other) + 1
+            self._take_block(self._block(int(index[other]) * 4, "<"))
+        self._take_packets(words, index[begin:])
+
+    def _take_packets(self, words: Words, index: NDArray[np.int64]) -> None:
+        if len(index):
+            start = self._sections[-1]
+            self.columns.append(len(index), gather(words, index, start.section.interfaces, start.interface))
+
+    # The slow way
+
+    def _walk_blocks(self, size: int, final: bool) -> bool:
+        """Take blocks one by one until the quick way can go on; False when there is nothing more to take."""
+        assert self._map is not None
+        window = _Window(self._map, self.size, size)
+        order = self._sections[-1].order if self._sections else "<"
+        for item in self._items(BlockWalker(window, self.name, start=self.size, order=order), final):
+            if isinstance(item, Damage):
+                if not final and item.offset + item.skipped >= size:
+                    return False  # the rest of it may still come
+                self.damage.append(item)
+                self.size = item.offset + item.skipped
+                continue
+            self._take_block(item)
+            self.size = item.offset + len(item.body) + 12
+            if item.order == "<" and not self.size & 3 and not item.remark:
+                return True
+        return False
+
+    @staticmethod
+    def _items(walker: BlockWalker, final: bool) -> Iterator[Block | Damage]:
+        """What the walker finds; while more can come, the beginning of a first block is no reason to complain."""
+        try:
+            yield from walker
+        except NotACapture:
+            if final:
+                raise
+
+    def _take_block(self, block: Block) -> None:
+        try:
+            if block.block_type == blocks.SECTION_HEADER:
+                self._begin_section(Section.parse(block), block.order)
+                return
+            if not self._sections:
+                self._begin_section(Section(), block.order)
+            section = self._sections[-1].section
+            if block.block_type in PACKET_BLOCKS:
+                record = packet_record(block, section.interfaces, len(self.columns) + 1)
+                self.columns.append(1, describe(record, section.interfaces, self._sections[-1].interface))
+                return
+            section.follow(block)
+            if block.block_type == blocks.INTERFACE_DESCRIPTION:
+                self.interfaces.append(section.interfaces[-1])
+        except (struct.error, IndexError, ArithmeticError):
+            self.damage.append(Damage(block.offset, len(block.body) + 12, "a block is too short for its type"))
+
+    def _begin_section(self, section: Section, order: str) -> None:
+        self._sections.append(_SectionStart(len(self.columns), len(self.interfaces), section, order))
+
+
+class _Window:
+    """A part of the mapped file, as something to read from."""
+
+    def __init__(self, area: mmap.mmap, start: int, end: int) -> None:
+        self._area = area
+        self._at = start
+        self._end = end
+
+    def read(self, size: int, /) -> bytes:
+        piece = self._area[self._at : min(self._at + size, self._end)]
+        self._at += len(piece)
+        return piece
+
+    def close(self) -> None:
+        pass
