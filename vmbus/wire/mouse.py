@@ -13,7 +13,12 @@ from vmbus.wire.enums import OpenEnum, OpenFlags
 from vmbus.wire.schema import Format, blob, i16, nested, raw, rest, u8, u16, u32, variant
 
 MAX_MESSAGE_SIZE = 512
-MAX_REPORT_DESCRIPTOR = bytes.fromhex(
+MAX_REPORT_DESCRIPTOR = 256
+
+VENDOR_ID, PRODUCT_ID, VERSION_ID = 0x045E, 0x0621, 0x0001
+"""What Hyper-V's mouse says it is."""
+
+REPORT_DESCRIPTOR = bytes.fromhex(
     "05010902a1010901a10005091901290515002501950575018102950175038101050109300931150026ff7f7510950281"
     "020501093816018026ff7f751095018106c0c0"
 )
