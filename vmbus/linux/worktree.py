@@ -45,13 +45,13 @@ def edited_files(root: Path) -> dict[str, bytes]:
     """
     kconfig = (root / _KCONFIG).read_text()
     kconfig = _add_line(kconfig, r'^source "arch/um/drivers/Kconfig"$', 'source "arch/um/hyperv/Kconfig"', _KCONFIG)
+    # The list of directories moved from the Makefile to the Kbuild file, which was empty before, in Linux 6.2.
+    name, after, line = "arch/um/Makefile", r"^ARCH_DIR := arch/um$", "core-y += arch/um/hyperv/"
     kbuild = root / "arch/um/Kbuild"
-    if kbuild.is_file():
-        objects = _add_line(kbuild.read_text(), r"^obj-y \+= .*os-Linux/.*$", "obj-y += hyperv/", "arch/um/Kbuild")
-        return {_KCONFIG: kconfig.encode(), "arch/um/Kbuild": objects.encode()}
-    makefile = (root / "arch/um/Makefile").read_text()
-    makefile = _add_line(makefile, r"^ARCH_DIR := arch/um$", "core-y += arch/um/hyperv/", "arch/um/Makefile")
-    return {_KCONFIG: kconfig.encode(), "arch/um/Makefile": makefile.encode()}
+    if kbuild.is_file() and "os-Linux" in kbuild.read_text():
+        name, after, line = "arch/um/Kbuild", r"^obj-y \+= .*os-Linux/.*$", "obj-y += hyperv/"
+    objects = _add_line((root / name).read_text(), after, line, name)
+    return {_KCONFIG: kconfig.encode(), name: objects.encode()}
 
 
 def _add_line(text: str, after: str, line: str, name: str) -> str:

@@ -65,6 +65,7 @@ class FakeHost:
         self.unloaded = threading.Event()
         self.gone = threading.Event()
         self.memory: mmap.mmap | None = None
+        self.interrupt_kind = ""
         self._interrupt = -1
         self._connection: socket.socket | None = None
         self._listener = socket.socket(socket.AF_UNIX)
@@ -115,6 +116,7 @@ class FakeHost:
         length, op, status, vp, sequence = HEADER.unpack(head)
         body = self._receive(connection, length - HEADER.size)
         memory_fd, self._interrupt = fds
+        self.interrupt_kind = os.readlink(f"/proc/self/fd/{self._interrupt}")
         assert (op, status, vp, sequence) == (HELLO, 0, 0, 0)
         magic, major, minor, *rest = HELLO_BODY.unpack(body)
         assert (magic, major, minor) == (0x50424D56, 1, 0)

@@ -1,0 +1,198 @@
+"""``vmbus guest``: build the Linux guest's kernel, and boot it (or start the Python guest) against a listening host."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import shutil
+import signal
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from vmbus.linux.build import Progress, Variant, build_kernel
+from vmbus.linux.errors import GuestNotStarted
+from vmbus.linux.launch import ExitStatus, GuestOptions, GuestStillRunning, LinuxGuest, run_under_gdb
+from vmbus.linux.source import DEFAULT_VERSION
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Build the Linux guest, and run it or the Python guest against a host.",
+)
+
+TIMED_OUT = 124
+"""The exit status of a run that ``--timeout`` ended, as of timeout(1)."""
+
+Kernel = Annotated[
+    str,
+    typer.Option("--kernel", metavar="VERSION|PATH", help="6.12, 6.1, or the path of a kernel tree or tarball."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="A kernel with KASAN and lockdep.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Compilers at a time; by default one per CPU.")]
+
+
+@app.command()
+def build(kernel: Kernel = DEFAULT_VERSION, debug: Debug = False, jobs: Jobs = None) -> None:
+    """Build the guest's kernel and print where it is. Nothing is done if it is built already."""
+    print(_kernel(kernel, Variant.DEBUG if debug else Variant.PLAIN, jobs))
+
+
+@app.command()
+def run(
+    host: Annotated[str, typer.Argument(metavar="unix:PATH", help="Where the host listens.")],
+    kernel: Kernel = DEFAULT_VERSION,
+    debug: Debug = False,
+    memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="The guest's memory.")] = "256M",
+    append: Annotated[
+        list[str] | None, typer.Option("--append", metavar="TEXT", help="Add to the kernel's command line.")
+    ] = None,
+    initramfs: Annotated[
+        Path | None,
+        typer.Option("--initramfs", metavar="DIR", file_okay=False, exists=True, help="Boot this directory's /init."),
+    ] = None,
+    script: Annotated[
+        Path | None,
+        typer.Option(
+            "--script", metavar="FILE", exists=True, dir_okay=False, allow_dash=True, help="Run these commands."
+        ),
+    ] = None,
+    command: Annotated[
+        list[str] | None, typer.Option("--command", "-c", metavar="COMMAND", help="Run this command; repeatable.")
+    ] = None,
+    console: Annotated[
+        Path | None, typer.Option("--console", metavar="FILE", dir_okay=False, help="Write the console there.")
+    ] = None,
+    reconnect: Annotated[
+        int | None, typer.Option("--reconnect", min=1, metavar="SECONDS", help="Wait this long for a lost host.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="End the guest then, with status 124.")
+    ] = None,
+    gdb: Annotated[bool, typer.Option("--gdb", help="Run the kernel under gdb, with line numbers.")] = False,
+    python: Annotated[bool, typer.Option("--python", help="The Python guest instead, with no kernel at all.")] = False,
+) -> None:
+    """Boot the Linux guest against a listening host; its exit status is ours.
+
+    Without --script, --command or --initramfs there is a shell on the console. docs/linux-guest.md lists the commands.
+    """
+    if python:
+        raise typer.Exit(importlib.import_module("vmbus.drivers.guest_program").run(host))
+    variant = Variant.DEBUG if debug else Variant.GDB if gdb else Variant.PLAIN
+    commands = _commands(script, command)
+    options = GuestOptions(
+        host,
+        _kernel(kernel, variant, None),
+        memory=memory,
+        append=append or [],
+        script=commands,
+        initramfs=initramfs,
+        reconnect=reconnect,
+        has_input=gdb or (commands is None and sys.stdin.isatty()),
+    )
+    if gdb:
+        raise typer.Exit(run_under_gdb(options))
+    raise typer.Exit(_run(options, console, timeout))
+
+
+def _commands(script: Path | None, commands: list[str] | None) -> list[str] | None:
+    if script is None and not commands:
+        return None
+    text = "" if script is None else sys.stdin.read() if str(script) == "-" else script.read_text()
+    return [*text.splitlines(), *(commands or [])]
+
+
+def _run(options: GuestOptions, console: Path | None, timeout: float | None) -> int:
+    with (
+        _console_file(console) as output,
+        _terminal_restored(),
+        _ended_by_sigterm(),
+        LinuxGuest(options, console=output) as guest,
+    ):
+        try:
+            status = guest.wait(timeout)
+        except GuestStillRunning as error:
+            print(f"vmbus: {error}: ended", file=sys.stderr)
+            return TIMED_OUT
+    if status == ExitStatus.PANICKED:
+        print("vmbus: the guest's kernel panicked", file=sys.stderr)
+    return status
+
+
+@contextlib.contextmanager
+def _console_file(path: Path | None) -> Iterator[BinaryIO]:
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        raise GuestNotStarted(f"the console cannot be written to {path}: {error.strerror}") from None
+    with file:
+        yield file
+
+
+@contextlib.contextmanager
+def _terminal_restored() -> Iterator[None]:
+    """The guest puts its terminal into raw mode, and a guest that is killed does not put it back."""
+    try:
+        before = termios.tcgetattr(sys.stdin.fileno())
+    except (termios.error, OSError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Leave by an exception on SIGTERM, so that the guest does not outlive its launcher."""
+
+    def leave(*unused: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _kernel(spec: str, variant: Variant, jobs: int | None) -> Path:
+    progress = _ProgressLine()
+    try:
+        return build_kernel(spec, variant, jobs=jobs, report=progress.show)
+    finally:
+        progress.finish()
+
+
+class _ProgressLine:
+    """A build's progress on stderr: one line that changes on a terminal, else a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._shown = False
+        self._next = 0.0
+
+    def show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + (0.1 if self._is_terminal else 10)
+        text = f"building the guest's kernel: {100 * progress.done // progress.expected:3d} %  {progress.what}"
+        if self._is_terminal:
+            text = f"\r{text[: shutil.get_terminal_size().columns - 1]}\x1b[K"
+        print(text, end="" if self._is_terminal else "\n", file=sys.stderr, flush=True)
+        self._shown = True
+
+    def finish(self) -> None:
+        if self._shown and self._is_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
