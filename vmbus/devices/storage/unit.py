@@ -1,0 +1,233 @@
+"""A SCSI logical unit: takes one command after the other, keeps unit attentions and reservations, and survives resets.
+
+The commands themselves are functions in the ``*_commands`` modules, found through a table by operation code. A
+command returns its result at once, or None when a worker will finish it, or raises :class:`CheckCondition`.
+
+Reset semantics: requests under way are given back to the guest at once. If a worker still holds one of them, the
+unit answers BUSY until the worker is back, so that a late write can never overwrite what was written after the reset.
+
+Sources: T10's SPC-4 5.14 (unit attention), SAM-5 (reset); Linux 6.12 ``drivers/scsi/storvsc_drv.c`` for what it waits
+for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from vmbus.devices.storage.reservations import Reservations
+from vmbus.devices.storage.result import (
+    BUSY,
+    RESERVATION_CONFLICT,
+    TASK_SET_FULL,
+    CheckCondition,
+    Result,
+    backend_failure,
+    illegal_request,
+    unit_attention,
+)  # fmt: skip
+from vmbus.devices.storage.task import Task
+from vmbus.devices.storage.workers import InlineRunner, Runner
+from vmbus.wire.scsi.opcodes import DeviceType, Opcode
+from vmbus.wire.scsi.sense import AdditionalSense
+
+Command = Callable[[Any, Task], Result | None]
+T = TypeVar("T")
+
+MAX_PENDING_BYTES = 64 << 20
+"""Data of requests that wait for workers; more than this is refused with TASK SET FULL."""
+
+MAX_PENDING_TASKS = 1024
+
+_ATTENTION_PASSES = frozenset({Opcode.INQUIRY, Opcode.REPORT_LUNS, Opcode.REQUEST_SENSE})
+
+
+class LogicalUnit:
+    """Base of disk and DVD. Everything but the workers' work happens in one thread."""
+
+    device_type: ClassVar[DeviceType]
+    commands: ClassVar[Mapping[int, Command]]
+
+    def __init__(self) -> None:
+        self.runner: Runner = InlineRunner()
+        self.reservations = Reservations()
+        self.initiators: set[Hashable] = set()
+        self.is_clear = True
+        """No attention, reservation, stop or reset stands in the way of a plain read or write."""
+        self.on_change: Callable[[], object] = lambda: None
+        """Called when the guest should look at the unit again."""
+        self._attentions: dict[Hashable, deque[AdditionalSense]] = {}
+        self._running: dict[Task, int] = {}
+        self._zombies = 0
+        self._pending_bytes = 0
+
+    # Commands
+
+    def execute(self, task: Task) -> None:
+        """Run one command; ``task.finish`` is called with its result, now or later."""
+        try:
+            result = self._dispatch(task)
+        except CheckCondition as failure:
+            result = failure.result
+        except OSError as failure:
+            result = backend_failure(failure, writing=True).result
+        if result is not None:
+            self._finish(task, result)
+
+    def _dispatch(self, task: Task) -> Result | None:
+        opcode = task.cdb[0]
+        if opcode not in _ATTENTION_PASSES:
+            attention = self.take_attention(task.initiator)
+            if attention is not None:
+                raise unit_attention(attention)
+        command = self.commands.get(opcode)
+        if command is None:
+            raise illegal_request(AdditionalSense.INVALID_OPERATION_CODE)
+        if not self.reservations.allows(task.initiator, task.cdb):
+            return RESERVATION_CONFLICT
+        if self._zombies and opcode not in _ATTENTION_PASSES:
+            return BUSY
+        return command(self, task)
+
+    def _finish(self, task: Task, result: Result) -> None:
+        if not task.is_finished:
+            task.is_finished = True
+            task.finish(result)
+            task.views = ()
+
+    # Work that takes long
+
+    def run(self, task: Task, work: Callable[[], T], done: Callable[[T], Result], *, size: int = 0) -> Result | None:
+        """Do ``work`` in a worker and finish the task with ``done(what it returned)``; ``size`` bytes of data are held.
+
+        Returns None, or at once what refuses the task. ``work`` may raise ``OSError`` or :class:`CheckCondition`.
+        """
+        if self._pending_bytes + size > MAX_PENDING_BYTES or len(self._running) >= MAX_PENDING_TASKS:
+            return TASK_SET_FULL
+        self._running[task] = size
+        self._pending_bytes += size
+        self.runner.submit(work, lambda outcome: self._came_back(task, outcome, done))
+        return None
+
+    def _came_back(self, task: Task, outcome: Any, done: Callable[[Any], Result]) -> None:
+        if task in self._running:
+            self._pending_bytes -= self._running.pop(task)
+        else:
+            self._zombies -= 1
+            self.update()
+            return
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            result = done(outcome)
+        except CheckCondition as failure:
+            result = failure.result
+        except OSError as failure:
+            result = backend_failure(failure, writing=task.direction == 0).result
+        self._finish(task, result)
+
+    def abort(self, result: Result, initiator: Hashable = None) -> int:
+        """Give back every request under way (of one initiator, or of all); returns how many those were."""
+        aborted = [task for task in self._running if initiator is None or task.initiator == initiator]
+        for task in aborted:
+            self._pending_bytes -= self._running.pop(task)
+            self._zombies += 1
+            self._finish(task, result)
+        self.update()
+        return len(aborted)
+
+    def abandon(self, tasks: Iterable[Task]) -> None:
+        """Their channel is gone. Those that workers hold keep the unit busy until they are back."""
+        for task in tasks:
+            if task in self._running:
+                self._pending_bytes -= self._running.pop(task)
+                self._zombies += 1
+                task.is_finished = True
+        self.update()
+
+    def reset(self, result: Result, attention: AdditionalSense) -> None:
+        """A reset of the unit, its bus or its adapter: abort, drop what only lasts until then, and say so."""
+        self.abort(result)
+        self.attend(attention)
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that workers hold."""
+        return len(self._running)
+
+    # Unit attentions
+
+    def attend(self, attention: AdditionalSense, *, but: Hashable = None, only: Hashable = None) -> None:
+        """Tell every initiator (but one, or only one) with its next command that the unit has changed."""
+        for initiator in self.initiators:
+            if (initiator == but and but is not None) or (only is not None and initiator != only):
+                continue
+            queue = self._attentions.setdefault(initiator, deque(maxlen=16))
+            if attention not in queue:
+                queue.append(attention)
+        self.update()
+
+    def take_attention(self, initiator: Hashable) -> AdditionalSense | None:
+        """The oldest unit attention for that initiator, which is gone after this."""
+        queue = self._attentions.get(initiator)
+        if not queue:
+            return None
+        attention = queue.popleft()
+        if not queue:
+            del self._attentions[initiator]
+        self.update()
+        return attention
+
+    def update(self) -> None:
+        """Work out ``is_clear`` anew, after anything changed that it depends on."""
+        self.is_clear = not (self._attentions or self._zombies or self.reservations.is_held) and self.is_ready
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a medium to read from."""
+        return True
+
+    # Life
+
+    def connect(self, initiator: Hashable) -> None:
+        """An initiator can reach the unit from now on."""
+        self.initiators.add(initiator)
+
+    def disconnect(self, initiator: Hashable) -> None:
+        """The initiator is gone: what it had under way is dropped, its answers are nobody's."""
+        gone = [task for task in self._running if task.initiator == initiator]
+        for task in gone:
+            task.abandon()
+        self.abandon(gone)
+        self.initiators.discard(initiator)
+        self._attentions.pop(initiator, None)
+        self.reservations.release_simple(initiator)
+        self.update()
+
+    def save(self) -> dict[str, Any]:
+        """What the next host process must know of this unit; initiators are strings by then."""
+        return {
+            "attentions": {str(who): [int(one) for one in queue] for who, queue in self._attentions.items()},
+            "reservations": self.reservations.save(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`save` gave."""
+        for who, attentions in state.get("attentions", {}).items():
+            self._attentions[who] = deque(map(AdditionalSense, attentions), maxlen=16)
+        self.reservations.restore(state.get("reservations", {}))
+        self.update()
+
+    def inspect(self) -> dict[str, Any]:
+        """Live state for people."""
+        return {
+            "type": str(self.device_type),
+            "outstanding": len(self._running),
+            "held_by_workers_after_reset": self._zombies,
+            "unit_attentions": {str(who): [str(one) for one in queue] for who, queue in self._attentions.items()},
+            "reservations": self.reservations.inspect(),
+        }
+
+    def close(self) -> None:
+        """Release backends and workers."""
