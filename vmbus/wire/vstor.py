@@ -300,48 +300,48 @@ class VstorRequest(VstorHeader):
     """A packet that is not a completion, from either end."""
 
     body: Format | bytes = variant(on="operation", cases=REQUEST_BODIES)
-    padding: bytes = rest(doc="up to the largest packet of the negotiated version")
+    padding: bytes = rest(default=b"", doc="up to the largest packet of the negotiated version")
 
 
 class PlainCompletion(VstorHeader):
     """Answers an operation that has no result but its status."""
 
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 class ScsiCompletionV1(VstorHeader):
     """Answers EXECUTE_SRB, before 5.1."""
 
     result: ScsiResultV1 = nested(ScsiResultV1)
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 class ScsiCompletion(VstorHeader):
     """Answers EXECUTE_SRB."""
 
     result: ScsiResult = nested(ScsiResult)
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 class VersionCompletion(VstorHeader):
     """Answers QUERY_PROTOCOL_VERSION: the version that was asked for; ``status`` says whether it is accepted."""
 
     result: ProtocolVersion = nested(ProtocolVersion)
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 class PropertiesCompletion(VstorHeader):
     """Answers QUERY_PROPERTIES."""
 
     result: ChannelProperties = nested(ChannelProperties)
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 class NamesCompletion(VstorHeader):
     """Answers FC_HBA_DATA."""
 
     result: FibreChannelNames = nested(FibreChannelNames)
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 COMPLETION_FORMATS: dict[int, tuple[type[VstorHeader], ...]] = {

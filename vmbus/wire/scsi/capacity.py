@@ -118,7 +118,7 @@ class LunList(Format):
     length: int = be32(unit="bytes", doc="of the entries, also of those that did not fit")
     reserved: bytes = pad(4, default=b"")
     luns: tuple[LunEntry, ...] = items(LunEntry, count="length // 8")
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 class LunListHead(Format):

@@ -257,7 +257,7 @@ class StreamingDescriptor(Format):
     read_time: int = be32(unit="ms")
     write_size: int = be32(default=0, unit="KiB")
     write_time: int = be32(default=0, unit="ms")
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 class ReadSubChannel(Cdb):

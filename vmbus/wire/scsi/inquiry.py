@@ -118,7 +118,7 @@ class StandardInquiry(Format):
     extension: ShortInquiryExtension | InquiryExtension = variant(
         on="0", cases={0: (ShortInquiryExtension, InquiryExtension)}
     )
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 class InquiryHead(Format):

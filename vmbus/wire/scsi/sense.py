@@ -108,7 +108,7 @@ class FixedSense(Format):
     bit_valid: int = bits(1, default=0)
     bit_pointer: int = bits(3, default=0)
     field_pointer: int = be16(default=0, unit="bytes", doc="which byte of the CDB or list is wrong")
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 class DescriptorSense(Format):
@@ -121,8 +121,8 @@ class DescriptorSense(Format):
     additional: AdditionalSense = be16(AdditionalSense, default=0)
     reserved3: bytes = pad(3, default=b"")
     additional_length: int = u8(default=0, unit="bytes")
-    descriptors: bytes = blob(length="additional_length")
-    padding: bytes = rest()
+    descriptors: bytes = blob(length="additional_length", default=b"")
+    padding: bytes = rest(default=b"")
 
 
 def sense_format(sense: Buffer) -> type[FixedSense] | type[DescriptorSense] | None:
