@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from vmbus.wire import capture
-from vmbus.wire.schema import FormatMeta
+from vmbus.wire.schema import Format
 from vmbus.wire.tables import table, values_table
 
 _TABLE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -24,7 +24,7 @@ def with_tables(text: str) -> str:
 
 def _table(name: str) -> str:
     declared = getattr(capture, name)
-    lines = table(declared) if isinstance(declared, FormatMeta) else values_table(declared)
+    lines = table(declared) if issubclass(declared, Format) else values_table(declared)
     return "\n".join(f"#{line}" if line.startswith("## ") else line for line in lines) + "\n\n"
 
 
