@@ -75,7 +75,7 @@ def _deepen(
             _deepen(data, child, inside, within)
             continue
         beside[child.name] = child.value
-        if not isinstance(child.value, bytes) or node.format is None:
+        if not isinstance(child.value, bytes) or node.format is None or _is_cut(child):
             continue
         start, stop = child.offset, child.offset + child.size
         rule = rule_for(node.format, child.name, inside)
@@ -84,6 +84,11 @@ def _deepen(
             found, _ = walk(chosen, data, start, stop)
             _deepen(data, found, inside, within)
             child.children.append(found)
+
+
+def _is_cut(node: Node) -> bool:
+    """Whether the bytes of a field of fixed size are not all there."""
+    return node.field is not None and node.field.is_head and node.size < node.field.size
 
 
 def rule_for(fmt: type[Format], name: str, inside: Mapping[tuple[type[Format], str], Inside]) -> Inside | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scapy.fields import BitEnumField, BitField, StrField
-from scapy.packet import Packet, fuzz
+from scapy.packet import Packet, Raw
 from scapy.volatile import RandBin, RandNum
 
 PacketClass = type[Any]
@@ -68,13 +68,13 @@ class GroupBitsEnumField(_Bits, BitEnumField):  # type: ignore[misc]
 
 
 class BodyField(StrField):  # type: ignore[misc]
-    """A body whose layer is chosen by a tag; bytes when no layer fits.  Takes up all that its layer does not leave."""
+    """A body whose layer is chosen by a tag, ``Raw`` when none fits.  Takes up all that its layer does not leave."""
 
     __slots__ = ["choose", "length_from"]
     holds_packets = 1
 
     def __init__(self, name: str, default: Any, choose: Chooser, length_from: Callable[[Any], int] | None = None):
-        StrField.__init__(self, name, default)
+        StrField.__init__(self, name, default if isinstance(default, Packet) else Raw(load=default or b""))
         self.choose, self.length_from = choose, length_from
 
     def getfield(self, pkt: Any, s: bytes) -> tuple[bytes, Any]:
@@ -83,13 +83,13 @@ class BodyField(StrField):  # type: ignore[misc]
             if length > len(s):
                 raise ValueError(f"{self.name}: {length} bytes needed, {len(s)} left")
             left, body = self._dissect(pkt, s[:length])
-            return s[length:], bytes(s[:length]) if left else body
+            return s[length:], Raw(load=bytes(s[:length])) if left else body
         return self._dissect(pkt, s)
 
     def _dissect(self, pkt: Any, s: bytes) -> tuple[bytes, Any]:
         layer = self.choose(pkt, len(s))
         if layer is None:
-            return b"", bytes(s)
+            return b"", Raw(load=bytes(s))
         body = layer(s, _parent=pkt)
         left = body.payload.original if body.payload else b""
         body.remove_payload()
@@ -102,7 +102,9 @@ class BodyField(StrField):  # type: ignore[misc]
         return s + self.i2m(pkt, val)
 
     def any2i(self, pkt: Any, x: Any) -> Any:
-        if isinstance(x, Packet) and pkt is not None:
+        if not isinstance(x, Packet):
+            x = Raw(load=bytes(x or b""))
+        if pkt is not None:
             x.add_parent(pkt)
         return x
 
@@ -113,8 +115,7 @@ class BodyField(StrField):  # type: ignore[misc]
         return len(self.i2m(pkt, x))
 
     def do_copy(self, x: Any) -> Any:
-        return x.copy() if isinstance(x, Packet) else x
+        return x.copy()
 
     def randval(self) -> Any:
-        layer = self.choose(None, 1 << 16)
-        return fuzz(layer()) if layer is not None else RandBin(RandNum(0, 64))
+        return Raw(load=RandBin(RandNum(0, 64)))

@@ -40,6 +40,8 @@ from vmbus.wire.tail import choose
 _LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 MAX_ITEMS = 1 << 16
 """The most elements of one list: more than any packet or message can carry."""
+MAX_FUZZED = 200
+"""Bytes that ``fuzz`` puts into a field of computed length at most, so that one-byte lengths can say so."""
 
 
 def scapy_name(name: str) -> str:
@@ -174,7 +176,7 @@ def _field(field: Field, name: str) -> Any:
             return _list(field, name, _computed(field.count) if field.count else None)
         case Kind.BLOB:
             assert field.length is not None
-            return StrLenField(name, field.default, length_from=_computed(field.length))
+            return StrLenField(name, field.default, length_from=_computed(field.length), max_length=MAX_FUZZED)
         case Kind.VARIANT:
             length = _computed(field.length) if field.length else None
             return BodyField(name, field.default, _chooser(field), length)
@@ -209,7 +211,7 @@ def _chooser(field: Field) -> Callable[[Any, int], PacketClass | None]:
     tag, cases = reader(field.on), field.cases
 
     def chosen(pkt: Any, room: int) -> PacketClass | None:
-        found = choose(cases, tag(_Values(pkt)), room) if pkt is not None else None
+        found = choose(cases, tag(_Values(pkt)), room)
         return None if found is None else inner_layer_of(found)
 
     return chosen

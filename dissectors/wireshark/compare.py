@@ -12,18 +12,26 @@ import tempfile
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
-from uuid import UUID
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from dissectors.engine.decoded import Decoded
+from dissectors.engine.inside import INSIDE
+from dissectors.engine.layers import Layer, build_tree
 from dissectors.engine.names import field_name, format_name
 from dissectors.engine.source import decode_capture
-from dissectors.wireshark.lua import dissector
+from dissectors.wireshark.lua import dissector, probe_dissector
+from vmbus.capture import blocks
 from vmbus.errors import VmbusError
 from vmbus.wire.enums import OpenEnum, OpenFlags
 from vmbus.wire.schema import Field, Format, Kind
 from vmbus.wire.tree import Node
+
+_CONTROL = bytes(code for code in range(32) if code not in b"\t\n\r")
+
+
+LABEL_SIZE = 239
+"""Bytes of a label at most."""
 
 
 class TsharkFailed(VmbusError):
@@ -31,15 +39,26 @@ class TsharkFailed(VmbusError):
 
 
 class FieldValue(NamedTuple):
-    """One field of a record."""
+    """One field of a record as our tree has it."""
 
     name: str
     offset: int
     size: int
-    value: str
-    """Decimal integers, GUIDs, bytes as hex, text."""
-    meaning: str = ""
-    """What the enumeration or the flags call the value."""
+    value: object
+    text: str = ""
+    """The encoding, of bytes that are text."""
+
+
+class ShownField(NamedTuple):
+    """One field of a record as tshark shows it."""
+
+    name: str
+    offset: int
+    size: int
+    show: str
+    raw: str
+    """The bytes as hex."""
+    label: str
 
 
 def our_fields(item: Decoded) -> list[FieldValue]:
@@ -85,19 +104,16 @@ def _is_cut(node: Node, field: Field) -> bool:
     return bool(node.problem) and field.is_head and node.size < field.size
 
 
-def _value(node: Node) -> tuple[str, str]:
+def _value(node: Node) -> tuple[object, str]:
     value, field = node.value, node.field
-    if isinstance(value, (OpenEnum, OpenFlags)):
-        known = isinstance(value, OpenFlags) or value.is_known
-        return str(int(value)), str(value) if known else "Unknown"
-    if isinstance(value, bytes):
-        if field is not None and field.text and not _is_cut(node, field):
-            return value.decode(field.text, "replace").split("\0")[0], ""
-        return (value.decode("utf-8", "replace"), "") if node.name == "text" and field is None else (value.hex(), "")
-    return ("" if value is None else str(value)), ""
+    if not isinstance(value, bytes):
+        return value, ""
+    if field is None:
+        return value, "utf-8" if node.name == "text" else ""
+    return value, "" if _is_cut(node, field) else field.text
 
 
-def tshark_fields(capture: str | Path, script: str | None = None) -> Iterator[list[FieldValue]]:
+def tshark_fields(capture: str | Path, script: str | None = None) -> Iterator[list[ShownField]]:
     """The fields of each record as tshark with the generated dissector shows them."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "vmbus.lua"
@@ -110,10 +126,15 @@ def tshark_fields(capture: str | Path, script: str | None = None) -> Iterator[li
         with process:
             assert process.stdout is not None and process.stderr is not None
             try:
-                for _, element in ElementTree.iterparse(process.stdout):  # noqa: S314 - tshark's own output
-                    if element.tag == "packet":
-                        yield list(_of_packet(element))
-                        element.clear()
+                parser: ElementTree.XMLPullParser[Any] = ElementTree.XMLPullParser(["end"])
+                for line in process.stdout:
+                    # tshark passes on the control characters of text fields, which XML does not allow.
+                    parser.feed(line.translate(None, _CONTROL).decode("utf-8", "replace"))
+                    for event in parser.read_events():
+                        element = event[1]
+                        if isinstance(element, ElementTree.Element) and element.tag == "packet":
+                            yield list(_of_packet(element))
+                            element.clear()
             except ElementTree.ParseError as error:
                 process.kill()
                 raise TsharkFailed(f"tshark's output breaks off: {error}") from error
@@ -122,27 +143,14 @@ def tshark_fields(capture: str | Path, script: str | None = None) -> Iterator[li
             raise TsharkFailed(f"tshark ended with {process.returncode}: {complaint.strip().splitlines()[-1:]}")
 
 
-def _of_packet(packet: ElementTree.Element) -> Iterator[FieldValue]:
+def _of_packet(packet: ElementTree.Element) -> Iterator[ShownField]:
     for proto in packet.iter("proto"):
         if proto.get("name") == "vmbus":
             for element in proto.iter("field"):
-                name = element.get("name", "")
-                if name.startswith("vmbus.") and not name.startswith("vmbus.malformed"):
-                    yield _parsed(name, element)
-
-
-def _parsed(name: str, element: ElementTree.Element) -> FieldValue:
-    shown, label = element.get("show", ""), element.get("showname", "")
-    size = int(element.get("size", "0"))
-    text = label.partition(": ")[2]
-    meaning = ""
-    if text.endswith(f"({shown})"):
-        meaning = text.removesuffix(f" ({shown})")
-    elif text.startswith(f"{shown} "):
-        meaning = text.removeprefix(f"{shown} ")
-    raw = element.get("value", "")
-    value = raw if shown.replace(":", "") == raw else shown
-    return FieldValue(name, int(element.get("pos", "0")), size, value, meaning)
+                name, get = element.get("name", ""), element.get
+                if name.startswith("vmbus.") and name != "vmbus.malformed":
+                    place, size = int(get("pos", "0")), int(get("size", "0"))
+                    yield ShownField(name, place, size, get("show", ""), get("value", ""), get("showname", ""))
 
 
 class Difference(NamedTuple):
@@ -150,7 +158,7 @@ class Difference(NamedTuple):
 
     record: int
     ours: FieldValue | None
-    theirs: FieldValue | None
+    theirs: ShownField | None
 
     def __str__(self) -> str:
         return f"record {self.record}: ours {self.ours}, tshark's {self.theirs}"
@@ -168,16 +176,54 @@ def differences(capture: str | Path) -> Iterator[Difference]:
                 break
 
 
-def _same(mine: FieldValue | None, other: FieldValue | None) -> bool:
-    if mine is None or other is None:
+def _same(mine: FieldValue | None, other: ShownField | None) -> bool:
+    """Whether both are the same field: name, place, size, value, and what the value is called."""
+    if mine is None or other is None or mine[:3] != other[:3]:
         return False
-    if mine[:3] != other[:3] or mine.meaning != other.meaning:
-        return False
-    return mine.value == other.value or _as_guid(mine.value) == other.value
+    match mine.value:
+        case None:
+            return other.show == ""
+        case bytes() as raw:
+            if raw.hex() != other.raw:
+                return False
+            text = raw.decode(mine.text, "replace").split("\0")[0] if mine.text else ""
+            return not text or not text.isascii() or not text.isprintable() or other.show == text
+        case OpenEnum() as value:
+            called = str(value) if value.is_known else "Unknown"
+            return other.show == str(int(value)) and other.label.endswith(f"{called} ({int(value)})")
+        case OpenFlags() as value:
+            called = f"{int(value)} {value}"
+            return other.show == str(int(value)) and _ends_with(other.label, called)
+        case value:
+            return other.show == str(value)
 
 
-def _as_guid(text: str) -> str:
-    try:
-        return str(UUID(text)) if len(text) == 36 else text
-    except ValueError:
-        return text
+def _ends_with(label: str, called: str) -> bool:
+    """Whether a label ends with the names of the flags, as far as Wireshark had room for them."""
+    return label.endswith(called) or (len(label) >= LABEL_SIZE and called.startswith(label.rpartition(": ")[2]))
+
+
+PROBE_LINK_TYPE = 148
+"""LINKTYPE_USER1: single formats, for :func:`probe_differences` only."""
+
+
+def probe_differences(probes: list[tuple[type[Format], bytes]], directory: Path) -> Iterator[Difference]:
+    """As :func:`differences`, for single formats over any bytes, whether or not a record could hold them."""
+    formats = list(dict.fromkeys(fmt for fmt, _ in probes))
+    capture = directory / "probe.pcapng"
+    pieces = [blocks.section_header(), blocks.interface_description("probe", link_type=PROBE_LINK_TYPE)]
+    for number, (fmt, data) in enumerate(probes):
+        pieces.append(blocks.enhanced_packet(0, number, formats.index(fmt).to_bytes(2, "little") + data))
+    capture.write_bytes(b"".join(pieces))
+    shown = tshark_fields(capture, probe_dissector(formats))
+    for number, (probe, theirs) in enumerate(zip_longest(probes, shown), 1):
+        ours = _probe_fields(*probe) if probe is not None else []
+        for mine, other in zip_longest(ours, theirs or []):
+            if not _same(mine, other):
+                yield Difference(number, mine, other)
+                break
+
+
+def _probe_fields(fmt: type[Format], data: bytes) -> list[FieldValue]:
+    node = build_tree(b"\0\0" + data, [Layer(fmt, 2, 2 + len(data))], INSIDE).children[0]
+    return [FieldValue(format_name(fmt), node.offset, node.size, *_value(node)), *_below(node)]

@@ -24,10 +24,19 @@ SOURCE_FILES = ("walk.lua", "records.lua")
 
 def dissector() -> str:
     """The whole Lua dissector as text."""
-    found = roots()
-    tables = _Tables(found)
-    fixed = "\n".join(files(__package__).joinpath(name).read_text("utf-8") for name in SOURCE_FILES)
-    return f"{_HEAD}\n{tables.text()}\n\n{fixed}"
+    return _text(roots(), SOURCE_FILES)
+
+
+def probe_dissector(formats: list[type[Format]]) -> str:
+    """A dissector of single formats: two bytes that number one of ``formats``, then its bytes. For the tests."""
+    table: dict[int | str, type[Format] | tuple[type[Format], ...] | str] = {}
+    table.update(enumerate(formats))
+    return _text(Roots({"probes": table}), ("walk.lua", "probe.lua"))
+
+
+def _text(found: Roots, sources: tuple[str, ...]) -> str:
+    fixed = "\n".join(files(__package__).joinpath(name).read_text("utf-8") for name in sources)
+    return f"{_HEAD}\n{_Tables(found).text()}\n\n{fixed}"
 
 
 _HEAD = """\
@@ -156,7 +165,7 @@ class _Tables:
             members = sorted({int(m): n for n, m in values.__members__.items()}.items())
             if issubclass(values, OpenFlags):
                 single = [(mask, name) for mask, name in members if mask and not mask & (mask - 1)]
-                body = ", ".join(f"{{{mask}, {lua_string(name)}}}" for mask, name in single)
+                body = ", ".join(f"{{{mask & 0xFFFFFFFF}, {mask >> 32}, {lua_string(name)}}}" for mask, name in single)
             else:
                 body = ", ".join(f"[{value}] = {lua_string(name)}" for value, name in members)
             lines.append(f"V[{index}] = {{{body}}}")
@@ -232,7 +241,7 @@ class _Tables:
                 elif field.values is not None:
                     values = f"V[{self._values[field.values]}]"
                 bits_set = (1 << field.width) - 1
-                if field.kind is Kind.BITS and field.width > MASK_BITS:
+                if field.kind is Kind.BITS and field.container > MASK_BYTES:
                     parts.append(f"wide = UInt64({bits_set & 0xFFFFFFFF}, {bits_set >> 32})")
                 elif field.kind is Kind.BITS:
                     mask = f", {bits_set << field.shift}"
@@ -264,8 +273,8 @@ class _Tables:
         return lines
 
 
-MASK_BITS = 53
-"""The widest bit field whose mask Lua's numbers hold exactly; a wider one is cut out of a ``UInt64``."""
+MASK_BYTES = 4
+"""The largest integer whose bit fields Wireshark takes a mask for; those of larger ones are cut out by the walk."""
 
 
 _KINDS = {

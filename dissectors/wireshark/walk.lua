@@ -10,16 +10,25 @@ local function number(range, size, big)
     return big and range:uint() or range:le_uint()
 end
 
+-- The names of the flags that are set, and what is left. Each flag is its low and high 32 bits and its name.
 local function names_of(value, flags)
-    local names, left = {}, value
+    local low, high, names = value:lower(), value:higher(), {}
     for _, flag in ipairs(flags) do
-        if math.floor(value / flag[1]) % 2 == 1 then
-            names[#names + 1] = flag[2]
-            left = left - flag[1]
+        if band(low, flag[1]) + band(high, flag[2]) > 0 then
+            names[#names + 1] = flag[3]
+            low, high = low - flag[1], high - flag[2]
         end
     end
-    if left ~= 0 then names[#names + 1] = string.format("0x%x", left) end
+    if high > 0 then
+        names[#names + 1] = string.format("0x%x%08x", high, low)
+    elseif low > 0 then
+        names[#names + 1] = string.format("0x%x", low)
+    end
     return #names > 0 and table.concat(names, "|") or "0"
+end
+
+local function whole_of(range, big)
+    return big and range:uint64() or range:le_uint64()
 end
 
 local function text_of(range, encoding)
@@ -44,7 +53,7 @@ local function add_integer(tree, tvb, at, fld)
     local value = number(range, fld.s, fld.big)
     if tree then
         local item = fld.big and tree:add(fld.pf, range) or tree:add_le(fld.pf, range)
-        if fld.flags then item:append_text(" " .. names_of(value, fld.flags)) end
+        if fld.flags then item:append_text(" " .. names_of(whole_of(range, fld.big), fld.flags)) end
     end
     return value
 end
@@ -52,14 +61,14 @@ end
 local function add_bits(tree, tvb, at, fld)
     local range = tvb(at, fld.container)
     if fld.wide then
-        local whole = (fld.big and range:uint64() or range:le_uint64()):rshift(fld.shift):band(fld.wide)
+        local whole = whole_of(range, fld.big):rshift(fld.shift):band(fld.wide)
         if tree then tree:add(fld.pf, range, whole) end
         return whole:tonumber()
     end
     local value = math.floor(number(range, fld.container, fld.big) / 2 ^ fld.shift) % 2 ^ fld.width
     if tree then
         local item = fld.big and tree:add(fld.pf, range) or tree:add_le(fld.pf, range)
-        if fld.flags then item:append_text(" " .. names_of(value, fld.flags)) end
+        if fld.flags then item:append_text(" " .. names_of(UInt64(value), fld.flags)) end
     end
     return value
 end
