@@ -208,7 +208,7 @@ def _element(element: Field, name: str) -> Any:
 
 def _chooser(field: Field) -> Callable[[Any, int], PacketClass | None]:
     assert field.on is not None
-    tag, cases = reader(field.on), field.cases
+    tag, cases = reader(field.on), field.cases or {}
 
     def chosen(pkt: Any, room: int) -> PacketClass | None:
         found = choose(cases, tag(_Values(pkt)), room)

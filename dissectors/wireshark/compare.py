@@ -126,13 +126,12 @@ def tshark_fields(capture: str | Path, script: str | None = None) -> Iterator[li
         with process:
             assert process.stdout is not None and process.stderr is not None
             try:
-                parser: ElementTree.XMLPullParser[Any] = ElementTree.XMLPullParser(["end"])
+                parser: Any = ElementTree.XMLPullParser(["end"])
                 for line in process.stdout:
                     # tshark passes on the control characters of text fields, which XML does not allow.
                     parser.feed(line.translate(None, _CONTROL).decode("utf-8", "replace"))
-                    for event in parser.read_events():
-                        element = event[1]
-                        if isinstance(element, ElementTree.Element) and element.tag == "packet":
+                    for _, element in parser.read_events():
+                        if element.tag == "packet":
                             yield list(_of_packet(element))
                             element.clear()
             except ElementTree.ParseError as error:

@@ -1,0 +1,54 @@
+"""``vmbus wireshark``: install the dissector and the extcap, print the dissector, compare its decoding with ours."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+application = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Wireshark and tshark: dissector and extcap.",
+)
+
+
+@application.command()
+def install() -> None:
+    """Put the dissector and the extcap into your Wireshark folders."""
+    from dissectors.wireshark.install import install as put
+
+    for path in put():
+        print(path)
+
+
+@application.command()
+def uninstall() -> None:
+    """Take them out again."""
+    from dissectors.wireshark.install import uninstall as take
+
+    for path in take():
+        print(path)
+
+
+@application.command("lua")
+def show_lua() -> None:
+    """Print the dissector."""
+    from dissectors.wireshark.lua import dissector
+
+    print(dissector())
+
+
+@application.command()
+def compare(capture: Annotated[str, typer.Argument(metavar="FILE", help="A capture.")]) -> None:
+    """Decode a capture with tshark and with our engine, field by field; exit status 1 if they differ."""
+    from dissectors.wireshark.compare import differences
+
+    count = 0
+    for difference in differences(capture):
+        print(difference)
+        count += 1
+    if count:
+        raise typer.Exit(1)
+    print("no difference")
