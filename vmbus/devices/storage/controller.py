@@ -167,15 +167,15 @@ class StorageController(Device):
         unit = self._unit_at(address)
         opcode = task.cdb[0]
         if opcode == Opcode.REPORT_LUNS:
-            task.finish(self._report_luns(address, task))
+            task.end(self._report_luns(address, task))
         elif unit is not None:
             unit.execute(task)
         elif opcode == Opcode.INQUIRY:
-            task.finish(self._absent_inquiry(address, task))
+            task.end(self._absent_inquiry(address, task))
         elif address[0] == 0:
-            task.finish(INVALID_LUN)
+            task.end(INVALID_LUN)
         else:
-            task.finish(illegal_request(AdditionalSense.LOGICAL_UNIT_NOT_SUPPORTED).result)
+            task.end(illegal_request(AdditionalSense.LOGICAL_UNIT_NOT_SUPPORTED).result)
 
     def _report_luns(self, address: tuple[int, int, int], task: Task) -> Result:
         command = ReportLuns.parse(task.cdb)
@@ -247,8 +247,6 @@ class StorageController(Device):
     def channel_closed(self, handler: StorageChannel, waiting: list[Task]) -> None:
         """A channel ends: its requests are nobody's now."""
         self._channels.remove(handler)
-        for task in waiting:
-            task.abandon()
         for unit in set(self.units.values()):
             unit.abandon(waiting)
         if handler.is_primary:

@@ -83,7 +83,12 @@ class StorageChannel(ChannelHandler):
                 unit = units.get(address)
                 if unit is not None and operation == _EXECUTE and unit.is_clear:
                     opcode, flags, lba, blocks = _TRANSFER.unpack_from(payload, _CDB_AT)
-                    if blocks << unit.shift == size and blocks and not flags and lba + blocks <= unit.blocks:
+                    if (
+                        blocks << unit.shift == size
+                        and 0 < size <= MAX_TRANSFER
+                        and not flags
+                        and lba + blocks <= unit.blocks
+                    ):
                         if opcode == _READ_10 and direction == IN:
                             if self._read(packet, unit, lba, size):
                                 continue
@@ -113,7 +118,7 @@ class StorageChannel(ChannelHandler):
     def _write(self, packet: RingPacket, unit: MediaUnit, lba: int, size: int) -> bool:
         """Write straight from the guest's pages and complete; False to leave all of it to the long way."""
         backend = unit.backend
-        if backend is None or not backend.quick_writes or backend.read_only or size > MAX_TRANSFER:
+        if backend is None or not backend.quick_writes or backend.read_only:
             return False
         try:
             views = self.channel.data_from_guest(packet)
@@ -207,7 +212,7 @@ class StorageChannel(ChannelHandler):
         try:
             self.controller.execute((srb.path, srb.target, srb.lun), task)
         except OSError as error:
-            task.finish(backend_failure(error, writing=True).result)
+            task.end(backend_failure(error, writing=True).result)
 
     def _views(self, packet: RingPacket, srb: ScsiRequestV1) -> list[memoryview]:
         """The guest's buffer, exactly ``data_length`` bytes of it; :class:`VmbusError` if it is no such buffer."""

@@ -16,6 +16,10 @@ IN = int(DataDirection.IN)
 OUT = int(DataDirection.OUT)
 
 
+def _nobody(result: Result) -> None:
+    """Takes the result of a task that nobody waits for."""
+
+
 class Task:
     """A command. Made by the controller for one unit, and finished exactly once."""
 
@@ -28,7 +32,7 @@ class Task:
         views: Views = (),
         direction: int = int(DataDirection.NONE),
         initiator: Hashable = None,
-        finish: Callable[[Result], object] = lambda result: None,
+        finish: Callable[[Result], object] = _nobody,
     ) -> None:
         """``cdb`` is 16 bytes; ``finish`` is called with the result, perhaps long after."""
         self.cdb = cdb
@@ -39,9 +43,17 @@ class Task:
         self.finish = finish
         self.is_finished = False
 
+    def end(self, result: Result) -> None:
+        """Tell the one who waits how it ended, the first time, and let go of the guest's buffer."""
+        if not self.is_finished:
+            finish = self.finish
+            self.abandon()
+            finish(result)
+
     def abandon(self) -> None:
-        """Nobody waits for the result any more; the guest's buffer is let go."""
-        self.finish = lambda result: None
+        """Nobody waits for the result any more."""
+        self.is_finished = True
+        self.finish = _nobody
         self.views = ()
 
     def give(self, data: bytes, allocation_length: int) -> Result:

@@ -73,7 +73,7 @@ class LogicalUnit:
         except OSError as failure:
             result = backend_failure(failure, writing=True).result
         if result is not None:
-            self._finish(task, result)
+            task.end(result)
 
     def _dispatch(self, task: Task) -> Result | None:
         opcode = task.cdb[0]
@@ -89,12 +89,6 @@ class LogicalUnit:
         if self._zombies and opcode not in _ATTENTION_PASSES:
             return BUSY
         return command(self, task)
-
-    def _finish(self, task: Task, result: Result) -> None:
-        if not task.is_finished:
-            task.is_finished = True
-            task.finish(result)
-            task.views = ()
 
     # Work that takes long
 
@@ -125,7 +119,7 @@ class LogicalUnit:
             result = failure.result
         except OSError as failure:
             result = backend_failure(failure, writing=task.direction == 0).result
-        self._finish(task, result)
+        task.end(result)
 
     def abort(self, result: Result, initiator: Hashable = None) -> int:
         """Give back every request under way (of one initiator, or of all); returns how many those were."""
@@ -133,17 +127,17 @@ class LogicalUnit:
         for task in aborted:
             self._pending_bytes -= self._running.pop(task)
             self._zombies += 1
-            self._finish(task, result)
+            task.end(result)
         self.update()
         return len(aborted)
 
     def abandon(self, tasks: Iterable[Task]) -> None:
-        """Their channel is gone. Those that workers hold keep the unit busy until they are back."""
+        """Nobody waits for them any more. Those that workers hold keep the unit busy until they are back."""
         for task in tasks:
+            task.abandon()
             if task in self._running:
                 self._pending_bytes -= self._running.pop(task)
                 self._zombies += 1
-                task.is_finished = True
         self.update()
 
     def reset(self, result: Result, attention: AdditionalSense) -> None:
@@ -197,8 +191,6 @@ class LogicalUnit:
     def disconnect(self, initiator: Hashable) -> None:
         """The initiator is gone: what it had under way is dropped, its answers are nobody's."""
         gone = [task for task in self._running if task.initiator == initiator]
-        for task in gone:
-            task.abandon()
         self.abandon(gone)
         self.initiators.discard(initiator)
         self._attentions.pop(initiator, None)
