@@ -16,14 +16,12 @@ from typing import Final
 from uuid import UUID
 
 from vmbus.wire.enums import OpenEnum
+from vmbus.wire.guids import VSOCK_TEMPLATE
 from vmbus.wire.ring import PipePacketType
 from vmbus.wire.schema import Format, blob, guid, pad, rest, u8, u32
 
 MAX_PAYLOAD: Final = 16384
 """The most bytes of the stream in one packet."""
-
-VSOCK_TEMPLATE: Final = UUID("00000000-facb-11e6-bd58-64006a7986d3")
-"""The service of AF_VSOCK port 0."""
 
 
 class HvsocketVersion(OpenEnum):
@@ -57,7 +55,7 @@ class HvsocketPacket(Format):
     packet_type: PipePacketType = u32(PipePacketType, default=1)
     length: int = u32(unit="bytes", doc="of the stream in this packet; 0: end of the stream")
     stream: bytes = blob(length="length", payload=True)
-    padding: bytes = rest(doc="up to a multiple of 8 bytes")
+    padding: bytes = rest(default=b"", doc="up to a multiple of 8 bytes")
 
 
 def service_of_port(port: int) -> UUID:

@@ -314,7 +314,9 @@ class NvspSendIndirectionTable(Format):
 
     table_entry_count: int = u32(default=SEND_TABLE_ENTRIES)
     table_offset: int = u32(default=12, unit="bytes", doc="from the start of the NVSP message")
-    gap: bytes = blob(length="table_offset - 12", doc="hosts up to version 6 pad the message's head to its usual size")
+    gap: bytes = blob(
+        length="table_offset - 12", default=b"", doc="hosts up to version 6 pad the message's head to its usual size"
+    )
     table: tuple[int, ...] = items(u32(doc="subchannel index"), count="table_entry_count")
 
 
@@ -364,16 +366,16 @@ class NvspMessage(Format):
     """The payload of an in-band, GPA-direct or transfer-page packet on a network channel."""
 
     message_type: NvspMessageType = u32(NvspMessageType)
-    body: Format = variant(on="message_type", cases=NVSP_BODIES)
-    padding: bytes = rest(doc="up to the message size of the version, or of a ring packet")
+    body: Format | bytes = variant(on="message_type", cases=NVSP_BODIES)
+    padding: bytes = rest(default=b"", doc="up to the message size of the version, or of a ring packet")
 
 
 class NvspCompletion(Format):
     """The payload of a completion packet on a network channel, unless it is empty."""
 
     message_type: NvspMessageType = u32(NvspMessageType)
-    body: Format = variant(on="message_type", cases=NVSP_COMPLETION_BODIES)
-    padding: bytes = rest(doc="up to the message size of the version, or of a ring packet")
+    body: Format | bytes = variant(on="message_type", cases=NVSP_COMPLETION_BODIES)
+    padding: bytes = rest(default=b"", doc="up to the message size of the version, or of a ring packet")
 
 
 MESSAGE_SIZE_V1: Final = 28

@@ -101,7 +101,7 @@ class NvspPdRequest(Format):
     """A PacketDirect request."""
 
     operation: PdOperation = u32(PdOperation)
-    parameters: object = variant(
+    parameters: Format | bytes = variant(
         on="operation",
         cases={
             PdOperation.CONFIGURATION: PdConfigurationRequest,
@@ -151,7 +151,7 @@ class NvspPdComplete(Format):
 
     operation: PdOperation = u32(PdOperation)
     status: int = u32(doc="an NTSTATUS")
-    results: object = variant(
+    results: Format | bytes = variant(
         on="operation",
         cases={
             PdOperation.CONFIGURATION: PdConfigurationResult,

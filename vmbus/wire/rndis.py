@@ -110,9 +110,9 @@ class RndisQuery(Format):
     information_buffer_length: int = u32(default=0, unit="bytes")
     information_buffer_offset: int = u32(default=20, unit="bytes")
     device_vc_handle: int = u32(default=0)
-    gap: bytes = blob(length=_gap("information_buffer_offset - 20"))
-    information: Format = variant(on="oid", cases=OID_QUERIES, length="information_buffer_length")
-    padding: bytes = rest()
+    gap: bytes = blob(length=_gap("information_buffer_offset - 20"), default=b"")
+    information: Format | bytes = variant(on="oid", cases=OID_QUERIES, length="information_buffer_length", default=b"")
+    padding: bytes = rest(default=b"")
 
 
 class RndisQueryComplete(Format):
@@ -122,9 +122,9 @@ class RndisQueryComplete(Format):
     status: NdisStatus = u32(NdisStatus)
     information_buffer_length: int = u32(default=0, unit="bytes")
     information_buffer_offset: int = u32(default=16, unit="bytes")
-    gap: bytes = blob(length=_gap("information_buffer_offset - 16"))
-    information: bytes = blob(length="information_buffer_length")
-    padding: bytes = rest()
+    gap: bytes = blob(length=_gap("information_buffer_offset - 16"), default=b"")
+    information: bytes = blob(length="information_buffer_length", default=b"")
+    padding: bytes = rest(default=b"")
 
 
 class RndisSet(Format):
@@ -135,9 +135,9 @@ class RndisSet(Format):
     information_buffer_length: int = u32(unit="bytes")
     information_buffer_offset: int = u32(default=20, unit="bytes")
     device_vc_handle: int = u32(default=0)
-    gap: bytes = blob(length=_gap("information_buffer_offset - 20"))
-    information: Format = variant(on="oid", cases=OID_SETS, length="information_buffer_length")
-    padding: bytes = rest()
+    gap: bytes = blob(length=_gap("information_buffer_offset - 20"), default=b"")
+    information: Format | bytes = variant(on="oid", cases=OID_SETS, length="information_buffer_length")
+    padding: bytes = rest(default=b"")
 
 
 class RndisSetComplete(Format):
@@ -154,8 +154,8 @@ class RndisSetExComplete(Format):
     status: NdisStatus = u32(NdisStatus)
     information_buffer_length: int = u32(default=0, unit="bytes")
     information_buffer_offset: int = u32(default=16, unit="bytes")
-    gap: bytes = blob(length=_gap("information_buffer_offset - 16"))
-    information: bytes = blob(length="information_buffer_length")
+    gap: bytes = blob(length=_gap("information_buffer_offset - 16"), default=b"")
+    information: bytes = blob(length="information_buffer_length", default=b"")
 
 
 class RndisReset(Format):
@@ -189,8 +189,10 @@ class RndisIndicateStatus(Format):
     status: NdisStatus = u32(NdisStatus)
     status_buffer_length: int = u32(default=0, unit="bytes")
     status_buffer_offset: int = u32(default=0, unit="bytes")
-    gap: bytes = blob(length=_gap("status_buffer_offset - 12"))
-    status_buffer: Format = variant(on="status", cases=_STATUS_BUFFERS, length="status_buffer_length")
+    gap: bytes = blob(length=_gap("status_buffer_offset - 12"), default=b"")
+    status_buffer: Format | bytes = variant(
+        on="status", cases=_STATUS_BUFFERS, length="status_buffer_length", default=b""
+    )
 
 
 class RndisKeepalive(Format):
@@ -218,11 +220,11 @@ class RndisPacket(Format):
     per_packet_info_length: int = u32(default=0, unit="bytes")
     vc_handle: int = u32(default=0)
     reserved: int = u32(default=0)
-    gap: bytes = blob(length=_BEFORE_INFO)
-    per_packet_info: tuple[PerPacketInfo, ...] = items(PerPacketInfo, length="per_packet_info_length")
-    gap2: bytes = blob(length=_gap(f"data_offset - 36 - per_packet_info_length - {_BEFORE_INFO}"))
+    gap: bytes = blob(length=_BEFORE_INFO, default=b"")
+    per_packet_info: tuple[PerPacketInfo, ...] = items(PerPacketInfo, length="per_packet_info_length", default=())
+    gap2: bytes = blob(length=_gap(f"data_offset - 36 - per_packet_info_length - {_BEFORE_INFO}"), default=b"")
     frame: bytes = blob(length="data_length", payload=True)
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 class RndisReceivedPacket(Format):
@@ -237,11 +239,13 @@ class RndisReceivedPacket(Format):
     per_packet_info_length: int = u32(default=0, unit="bytes")
     vc_handle: int = u32(default=0)
     reserved: int = u32(default=0)
-    gap: bytes = blob(length=_BEFORE_INFO)
-    per_packet_info: tuple[ReceivedPacketInfo, ...] = items(ReceivedPacketInfo, length="per_packet_info_length")
-    gap2: bytes = blob(length=_gap(f"data_offset - 36 - per_packet_info_length - {_BEFORE_INFO}"))
+    gap: bytes = blob(length=_BEFORE_INFO, default=b"")
+    per_packet_info: tuple[ReceivedPacketInfo, ...] = items(
+        ReceivedPacketInfo, length="per_packet_info_length", default=()
+    )
+    gap2: bytes = blob(length=_gap(f"data_offset - 36 - per_packet_info_length - {_BEFORE_INFO}"), default=b"")
     frame: bytes = blob(length="data_length", payload=True)
-    padding: bytes = rest()
+    padding: bytes = rest(default=b"")
 
 
 _EITHER_WAY: Final[dict[int, type[Format]]] = {
@@ -273,7 +277,7 @@ class RndisMessage(Format):
 
     message_type: RndisMessageType = u32(RndisMessageType)
     message_length: int = u32(unit="bytes", doc="from the first byte of the type")
-    body: Format = variant(on="message_type", cases=RNDIS_TO_HOST)
+    body: Format | bytes = variant(on="message_type", cases=RNDIS_TO_HOST)
 
 
 class RndisReceivedMessage(Format):
@@ -281,7 +285,7 @@ class RndisReceivedMessage(Format):
 
     message_type: RndisMessageType = u32(RndisMessageType)
     message_length: int = u32(unit="bytes", doc="from the first byte of the type")
-    body: Format = variant(on="message_type", cases=RNDIS_TO_GUEST)
+    body: Format | bytes = variant(on="message_type", cases=RNDIS_TO_GUEST)
 
 
 def build_message(message_type: RndisMessageType, body: Format) -> bytes:

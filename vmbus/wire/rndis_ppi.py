@@ -128,8 +128,8 @@ class PerPacketInfo(Format):
     size: int = u32(default=16, unit="bytes", doc="head and value: where the next item starts")
     info_type: PpiType = u32(PpiType)
     per_packet_information_offset: int = u32(default=12, unit="bytes", doc="of the value, from the item's start")
-    gap: bytes = blob(length="per_packet_information_offset - 12")
-    value: Format = variant(on="info_type", cases=PPI_TO_HOST, length="size - per_packet_information_offset")
+    gap: bytes = blob(length="per_packet_information_offset - 12", default=b"")
+    value: Format | bytes = variant(on="info_type", cases=PPI_TO_HOST, length="size - per_packet_information_offset")
 
 
 class ReceivedPacketInfo(Format):
@@ -138,5 +138,5 @@ class ReceivedPacketInfo(Format):
     size: int = u32(default=16, unit="bytes", doc="head and value: where the next item starts")
     info_type: PpiType = u32(PpiType)
     per_packet_information_offset: int = u32(default=12, unit="bytes", doc="of the value, from the item's start")
-    gap: bytes = blob(length="per_packet_information_offset - 12")
-    value: Format = variant(on="info_type", cases=PPI_TO_GUEST, length="size - per_packet_information_offset")
+    gap: bytes = blob(length="per_packet_information_offset - 12", default=b"")
+    value: Format | bytes = variant(on="info_type", cases=PPI_TO_GUEST, length="size - per_packet_information_offset")

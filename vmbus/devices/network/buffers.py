@@ -1,0 +1,130 @@
+"""The two buffers that a guest lends: sections that it sends from, and suballocations in which it receives.
+
+Both are GPADLs mapped as one piece of memory. The host divides the receive buffer into suballocations of one size,
+and each belongs to the host until it is named in a transfer-page packet, and then to the guest until it completes
+that packet.
+
+Sources: openvmm ``netvsp/src/buffers.rs`` (``sub_allocation_size_for_mtu``), ``rx_bufs.rs``; Linux 6.12
+``drivers/net/hyperv/netvsc.c`` (``netvsc_init_buf``, ``netvsc_receive``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from vmbus.devices.network.errors import BadNetworkBuffer, BadSection, UnknownTransaction
+from vmbus.gpadl import Gpadl
+
+SECTION_SIZE: Final = 6144
+"""Bytes of a send section: what every host says."""
+
+HEADROOM: Final = 256
+"""Bytes of a suballocation for the RNDIS headers."""
+
+FOOTROOM: Final = 36
+"""Bytes at the end of a suballocation that newer Windows guests overwrite (openvmm ``BROKEN_CO_NETVSC_FOOTER_LEN``)."""
+
+RESERVED: Final = 16
+"""Suballocations that are kept for control messages, so that a flood of frames does not stop them."""
+
+
+def suballocation_size(frame_size: int) -> int:
+    """The bytes of a suballocation for frames of up to ``frame_size`` bytes."""
+    return (HEADROOM + frame_size + FOOTROOM + 63) & ~63
+
+
+class SendBuffer:
+    """The guest's send buffer."""
+
+    __slots__ = ("_mapping", "_view", "gpadl_id")
+
+    def __init__(self, gpadl: Gpadl) -> None:
+        """Map it; the mapping lives until :meth:`close`."""
+        self.gpadl_id = gpadl.gpadl_id
+        if gpadl.byte_count < SECTION_SIZE:
+            raise BadNetworkBuffer(f"a send buffer of {gpadl.byte_count} bytes has no section of {SECTION_SIZE} bytes")
+        self._mapping = gpadl.map()
+        self._view = self._mapping.view
+
+    def section(self, index: int, size: int) -> memoryview:
+        """The first ``size`` bytes of a section; the guest can change them at any moment."""
+        start = index * SECTION_SIZE
+        if not 0 < size <= SECTION_SIZE or start + size > len(self._view):
+            raise BadSection(f"{size} bytes in section {index} are not in a send buffer of {len(self._view)} bytes")
+        return self._view[start : start + size]
+
+    def close(self) -> None:
+        """Unmap it; no slice may be held."""
+        self._view = memoryview(b"")
+        self._mapping.close()
+
+
+class ReceiveBuffer:
+    """The guest's receive buffer, its free suballocations, and which of them are the guest's."""
+
+    __slots__ = ("_mapping", "_next", "_outstanding", "count", "free", "gpadl_id", "set_id", "size", "view")
+
+    def __init__(self, gpadl: Gpadl, set_id: int, frame_size: int) -> None:
+        """Map it and divide it for frames of up to ``frame_size`` bytes."""
+        self.gpadl_id = gpadl.gpadl_id
+        self.set_id = set_id
+        self.size = suballocation_size(frame_size)
+        self.count = gpadl.byte_count // self.size
+        if not self.count:
+            raise BadNetworkBuffer(
+                f"a receive buffer of {gpadl.byte_count} bytes is too small for frames of {frame_size} bytes"
+            )
+        self._mapping = gpadl.map()
+        self.view = self._mapping.view
+        self.free = list(range(self.count - 1, -1, -1))
+        """Indices of free suballocations, the next one to use last."""
+        self._outstanding: dict[int, Sequence[int]] = {}
+        self._next = 1
+
+    @property
+    def room_for_frames(self) -> int:
+        """Free suballocations beyond those kept for control messages."""
+        return len(self.free) - min(RESERVED, self.count // 2)
+
+    @property
+    def outstanding(self) -> int:
+        """Packets that the guest has not completed."""
+        return len(self._outstanding)
+
+    def lend(self, indices: Sequence[int]) -> int:
+        """The suballocations go to the guest together; return the transaction id that brings them back."""
+        transaction_id = self._next
+        self._next += 1
+        self._outstanding[transaction_id] = indices
+        return transaction_id
+
+    def take_back(self, transaction_id: int) -> None:
+        """The guest completed that packet."""
+        indices = self._outstanding.pop(transaction_id, None)
+        if indices is None:
+            raise UnknownTransaction(f"transaction {transaction_id:#x} is completed, and no receive packet has that id")
+        self.free += indices
+
+    def save(self) -> dict[str, Any]:
+        """What another host process needs to go on with this buffer."""
+        return {
+            "gpadl_id": self.gpadl_id,
+            "set_id": self.set_id,
+            "next_transaction": self._next,
+            "outstanding": {str(key): list(indices) for key, indices in self._outstanding.items()},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up the transactions of :meth:`save`."""
+        self._next = state["next_transaction"]
+        self._outstanding = {int(key): indices for key, indices in state["outstanding"].items()}
+        lent = {index for indices in self._outstanding.values() for index in indices}
+        self.free = [index for index in range(self.count - 1, -1, -1) if index not in lent]
+
+    def close(self) -> None:
+        """Unmap it; no slice may be held."""
+        self.free.clear()
+        self._outstanding.clear()
+        self.view = memoryview(b"")
+        self._mapping.close()

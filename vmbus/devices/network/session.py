@@ -1,0 +1,299 @@
+"""What the channels of one opened card share: version, buffers, the state of the card, and the way to its backend.
+
+A session begins when a guest opens the primary channel and ends when that closes. Frames from the guest come in
+through any queue and leave through the backend in one list; frames for the guest are put into suballocations and
+spread over the queues by flow.
+
+Frames are held back until the guest has set a packet filter: a Linux guest that gets one before has not yet made
+what it needs to answer, and panics (``send_recv_completions``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
+
+from vmbus.devices.network.backend import Backend, Buffer, GuestFrame
+from vmbus.devices.network.buffers import ReceiveBuffer, SendBuffer
+from vmbus.devices.network.errors import TooMuchWaits, UnexpectedMessage
+from vmbus.devices.network.oids import CardState
+from vmbus.devices.network.rndis import RndisResponder
+from vmbus.memory import MemoryInUse
+from vmbus.wire.nvsp import (
+    ChannelType,
+    NdisCapabilities,
+    NvspMessageType,
+    NvspSendRndisPacket,
+    NvspSendRndisPacketComplete,
+    NvspStatus,
+    NvspVersion,
+    build_message,
+)
+from vmbus.wire.rndis import RndisMessageType
+from vmbus.wire.rndis_oid import PacketFilter
+from vmbus.wire.rndis_ppi import ChecksumResult, PerPacketInfo, PpiType
+
+if TYPE_CHECKING:
+    from vmbus.devices.network.queue import Queue
+    from vmbus.loop import Loop
+
+FRAMES_PER_PACKET: Final = 64
+"""Frames in one transfer-page packet; hosts use up to 375, and Linux handles 64 at a time."""
+
+MOST_WAITING: Final = 100 << 10
+"""Bytes of control messages that wait for a free suballocation (openvmm ``CONTROL_MESSAGE_MAX_QUEUED_BYTES``)."""
+
+BACKLOG_LIMIT: Final = 16
+"""Ring packets that may wait for room before frames are no longer taken."""
+
+_HEAD: Final = Struct("<11I")  # wire.rndis.RndisReceivedMessage with a RndisReceivedPacket
+_CHECKED: Final = (
+    PerPacketInfo(
+        info_type=PpiType.TCP_IP_CHECKSUM,
+        value=ChecksumResult(tcp_checksum_succeeded=1, udp_checksum_succeeded=1, ip_checksum_succeeded=1),
+    ).build()
+)  # fmt: skip
+_PACKET: Final = int(RndisMessageType.PACKET)
+_BODY: Final = 36
+_EITHER: Final = PacketFilter.MULTICAST | PacketFilter.ALL_MULTICAST
+
+
+class Session:
+    """An opened card."""
+
+    def __init__(self, card: CardState, backend: Backend, loop: Loop, note: Callable[[str], None]) -> None:
+        self.card = card
+        self.backend = backend
+        self.loop = loop
+        self.note = note
+        self.version: NvspVersion | None = None
+        self.capabilities = NdisCapabilities(0)
+        self.ndis_version: tuple[int, int] | None = None
+        self.configured = False
+        self.rndis = RndisResponder(card)
+        self.queues: dict[int, Queue] = {}
+        """Open channels by subchannel index."""
+        self.subchannels = 0
+        """Subchannels that the guest was offered."""
+        self.send_buffer: SendBuffer | None = None
+        self.receive_buffer: ReceiveBuffer | None = None
+        self.completion = self.data_message = self.control_message = b""
+        self._is_up = False
+        self._starved = False
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._flows: dict[bytes, int] = {}
+
+    # Bring-up
+
+    def negotiated(self, version: NvspVersion) -> None:
+        """Both ends agreed on a version; the messages that are sent for every frame are made once."""
+        self.version = version
+        complete = NvspSendRndisPacketComplete(status=NvspStatus.SUCCESS)
+        self.completion = build_message(NvspMessageType.SEND_RNDIS_PACKET_COMPLETE, complete, version)
+        data = NvspSendRndisPacket(channel_type=ChannelType.DATA)
+        self.data_message = build_message(NvspMessageType.SEND_RNDIS_PACKET, data, version)
+        control = NvspSendRndisPacket(channel_type=ChannelType.CONTROL)
+        self.control_message = build_message(NvspMessageType.SEND_RNDIS_PACKET, control, version)
+
+    def control(self, data: bytes) -> None:
+        """Act on an RNDIS control message and send what it is answered with."""
+        if self.receive_buffer is None:
+            raise UnexpectedMessage("an RNDIS message before the guest lent a receive buffer")
+        for answer in self.rndis.respond(data):
+            self.send_control(answer)
+        self.apply_filter()
+
+    def apply_filter(self) -> None:
+        wanted = bool(self.card.filter) and self.card.link_up
+        if wanted and not self._is_up:
+            self._is_up = True
+            self.backend.start(self.loop, self.deliver)
+        elif not wanted and self._is_up:
+            self._is_up = False
+            self.backend.stop()
+
+    def set_link(self, up: bool) -> None:
+        """Plug the cable in or out, and tell the guest."""
+        if up != self.card.link_up:
+            self.card.link_up = up
+            for message in self.rndis.link_changed():
+                self.send_control(message)
+            self.apply_filter()
+
+    # To the guest
+
+    def send_control(self, message: bytes) -> None:
+        """Send a control message, at once or when a suballocation is free."""
+        if self._waiting_bytes + len(message) > MOST_WAITING:
+            raise TooMuchWaits(f"{self._waiting_bytes} bytes of RNDIS control messages wait for the guest to take them")
+        self._waiting.append(message)
+        self._waiting_bytes += len(message)
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        buffer, primary = self.receive_buffer, self.queues.get(0)
+        while self._waiting and buffer is not None and primary is not None and buffer.free:
+            message = self._waiting.popleft()
+            self._waiting_bytes -= len(message)
+            index = buffer.free.pop()
+            start = index * buffer.size
+            buffer.view[start : start + len(message)] = message
+            primary.send_messages(self.control_message, buffer, [(start, len(message))], [index])
+
+    def deliver(self, frames: Sequence[Buffer], *, checked: bool = False) -> int:
+        """Take frames for the guest, as the backend's :class:`~vmbus.devices.network.backend.Deliver`."""
+        buffer = self.receive_buffer
+        if buffer is None or not self._is_up:
+            return len(frames)
+        room = buffer.room_for_frames
+        full = any(queue.channel.backlog > BACKLOG_LIMIT for queue in self.queues.values())
+        if full or room <= 0:
+            self._starved = True
+            return 0
+        info = _CHECKED if checked else b""
+        at = 8 + _BODY + len(info)
+        view, size, free, card = buffer.view, buffer.size, buffer.free, self.card
+        batches: dict[int, tuple[list[tuple[int, int]], list[int]]] = {}
+        taken = total = 0
+        for frame in frames:
+            length = len(frame)
+            if not self._wants(frame, length):
+                taken += 1
+                continue
+            if room <= 0:
+                self._starved = True
+                break
+            room -= 1
+            taken += 1
+            total += length
+            index = free.pop()
+            start = index * size
+            _HEAD.pack_into(
+                view, start, _PACKET, at + length, at - 8, length, 0, 0, 0, _BODY if checked else 0, len(info), 0, 0
+            )
+            if checked:
+                view[start + 44 : start + 60] = info
+            view[start + at : start + at + length] = frame
+            queue = self._queue_of(frame) if card.receive_table else 0
+            ranges, indices = batches.setdefault(queue, ([], []))
+            ranges.append((start, at + length))
+            indices.append(index)
+            if len(indices) == FRAMES_PER_PACKET:
+                del batches[queue]
+                self.queues[queue].send_messages(self.data_message, buffer, ranges, indices)
+        for queue, (ranges, indices) in batches.items():
+            self.queues[queue].send_messages(self.data_message, buffer, ranges, indices)
+        card.frames_received += taken
+        card.bytes_received += total
+        return taken
+
+    def _wants(self, frame: Buffer, length: int) -> bool:
+        """Whether a frame is for this card: the packet filter, and its length."""
+        card = self.card
+        if not 14 <= length <= card.frame_size + 4:  # with a VLAN tag
+            card.dropped += 1
+            return False
+        wanted = card.filter
+        if wanted & PacketFilter.PROMISCUOUS:
+            return True
+        if not frame[0] & 1:
+            return bool(wanted & PacketFilter.DIRECTED) and frame[:6] == card.mac
+        if frame[:6] == b"\xff\xff\xff\xff\xff\xff":
+            return bool(wanted & PacketFilter.BROADCAST)
+        return bool(wanted & _EITHER)
+
+    def _queue_of(self, frame: Buffer) -> int:
+        """The queue of a frame's flow, by the guest's receive table; what is no IPv4 goes to the primary channel."""
+        if frame[12:14] != b"\x08\x00" or len(frame) < 38:
+            return 0
+        flow = bytes(frame[26:38])  # addresses and ports
+        queue = self._flows.get(flow)
+        if queue is None:
+            if len(self._flows) >= 4096:
+                self._flows.clear()
+            table = self.card.receive_table
+            queue = self._flows[flow] = table[crc32(flow) % len(table)]
+        return queue if queue in self.queues else 0
+
+    def suballocations_freed(self) -> None:
+        """The guest completed receive packets: what waited can go on."""
+        if self._waiting:
+            self._send_waiting()
+        self.resume_backend()
+
+    def resume_backend(self) -> None:
+        """Let the backend go on if it was stopped and there is room for a batch, or nothing else will make room."""
+        buffer = self.receive_buffer
+        if self._starved and buffer is not None:
+            room = buffer.room_for_frames
+            if room > 0 and (room >= FRAMES_PER_PACKET or not buffer.outstanding or room * 4 >= buffer.count):
+                self._starved = False
+                self.backend.resume()
+
+    # From the guest
+
+    def transmit(self, frames: list[GuestFrame]) -> None:
+        """Hand the guest's frames to the backend."""
+        card = self.card
+        card.frames_sent += len(frames)
+        card.bytes_sent += sum(len(frame) for frame, _ in frames)
+        if card.link_up:
+            self.backend.transmit(frames)
+
+    # The end
+
+    def revoke_receive_buffer(self) -> None:
+        """The guest takes its receive buffer back."""
+        if self._is_up:
+            self._is_up = False
+            self.backend.stop()
+        buffer, self.receive_buffer = self.receive_buffer, None
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        if buffer is not None:
+            _unmap(buffer, self.loop)
+
+    def revoke_send_buffer(self) -> None:
+        """The guest takes its send buffer back."""
+        buffer, self.send_buffer = self.send_buffer, None
+        if buffer is not None:
+            _unmap(buffer, self.loop)
+
+    def close(self) -> None:
+        """The primary channel is closed."""
+        self.revoke_receive_buffer()
+        self.revoke_send_buffer()
+        self.card.filter = PacketFilter(0)
+        self.card.receive_table = ()
+
+    def inspect(self) -> dict[str, Any]:
+        """Live state for people."""
+        buffer = self.receive_buffer
+        return {
+            "nvsp_version": None if self.version is None else self.version.name,
+            "ndis_version": self.ndis_version,
+            "capabilities": str(self.capabilities),
+            "rndis": self.rndis.state.value,
+            "receive_buffer": None
+            if buffer is None
+            else {
+                "suballocations": buffer.count,
+                "size": buffer.size,
+                "free": len(buffer.free),
+                "outstanding_packets": buffer.outstanding,
+            },
+            "waiting_control_bytes": self._waiting_bytes,
+            "queues": {str(index): queue.channel.channel_id for index, queue in self.queues.items()},
+        }
+
+
+def _unmap(buffer: ReceiveBuffer | SendBuffer, loop: Loop) -> None:
+    try:
+        buffer.close()
+    except MemoryInUse:
+        # An error that is on its way out still holds a slice: let it pass first.
+        loop.call_soon(buffer.close)
