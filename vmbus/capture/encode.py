@@ -93,7 +93,7 @@ def packets(
     high, low = time_ns >> 32, time_ns & 0xFFFFFFFF
     parts: list[Bytes] = []
     for item in batch:
-        packet_type, packet_flags, transaction_id, extension, payload = item[:5]
+        packet_type, packet_flags, transaction_id, extension, payload, *_ = item
         data_offset = _DESCRIPTOR_SIZE + len(extension)
         length = data_offset + len(payload)
         pad = -length & 7
