@@ -8,7 +8,6 @@ declaration costs tens (docs/decisions.md has the figures).  The generated sourc
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from functools import cache
 from itertools import count
 from typing import Any
@@ -73,25 +72,29 @@ class _Source:
         if field.values is None:
             self.assign.append(f"self.{field.name} = {value}")
             return
-        known = self.refer(_members(field.values).get)
-        enum = self.refer(field.values)
-        self.assign += [
-            f"_m = {known}({value})",
-            f"self.{field.name} = _m if _m is not None else {enum}({value})",
-        ]
+        self.assign.append(f"self.{field.name} = {self.refer(_members(field.values))}[{value}]")
+
+
+class _Members(dict[int, Any]):
+    """The members of an enumeration by value; a value that it does not name is made on the spot and not kept."""
+
+    def __init__(self, values: Values) -> None:
+        super().__init__(values._value2member_map_)
+        self._values = values
+
+    def __missing__(self, value: int) -> Any:
+        return self._values(value)
 
 
 @cache
-def _members(values: Values) -> dict[Any, Any]:
+def _members(values: Values) -> _Members:
     """The values known beforehand: an enumeration's members; of flags also zero and, while few, all combinations."""
-    known: dict[Any, Any] = dict(values._value2member_map_)
+    known = _Members(values)
     if issubclass(values, OpenFlags):
-        known[0] = values(0)
         bits = [member.value for member in values]
-        if len(bits) <= 6:
-            for mask in range(1 << len(bits)):
-                combined = sum(bit for index, bit in enumerate(bits) if mask >> index & 1)
-                known[combined] = values(combined)
+        for mask in range(1 << len(bits) if len(bits) <= 6 else 1):
+            combined = sum(bit for index, bit in enumerate(bits) if mask >> index & 1)
+            known[combined] = values(combined)
     return known
 
 
@@ -190,75 +193,77 @@ def install_codec(cls: FormatMeta) -> None:
         _lay_field(out, field, group)
         index += 1
 
-    structs = [struct.Struct(group.format) for group in out.groups]
-    lines = _constructor(out, cls.FIELDS)
-    lines += ["def _parse_head(data, offset):"]
-    position = 0
-    if head:
-        lines += [" try:"]
-        for packed, names in zip(structs, out.unpacked, strict=True):
-            at = f"offset + {position}" if position else "offset"
-            lines.append(f"  {', '.join(names)}, = {out.refer(packed.unpack_from)}(data, {at})")
-            position += packed.size
-        lines += [" except _struct_error:", "  raise _truncated(_cls, data, offset) from None"]
-    lines += [" self = _new(_cls)", *(f" {line}" for line in out.assign), " return self"]
-    lines += ["def _build_head(self):", " try:"]
-    pieces = [
-        f"{out.refer(packed.pack)}({', '.join(values)})"
-        for packed, values in zip(structs, out.packed, strict=True)
-        if values
-    ]
-    lines += [f"  return {' + '.join(pieces) or repr(b'')}"]
-    lines += [" except (_struct_error, OverflowError, AttributeError, TypeError) as error:"]
-    lines += ["  raise _unfit(self, error) from None"]
-
+    structs = [struct.Struct(packed.format) for packed in out.groups]
     out.scope |= {"_struct_error": struct.error, "_truncated": _truncated, "_unfit": _unfit}
+    readers, writers = [], []
+    for field in tail:
+        read, write = tail_codec(fmt, field)
+        readers.append(f" self.{field.name}, position = {out.refer(read)}(self, data, position, stop)")
+        writers.append(f"{out.refer(write)}(self.{field.name})")
+    lines = _constructor(out, cls.FIELDS)
+    lines += _parser(out, structs, fmt.SIZE, readers)
+    lines += _builder(out, structs, writers)
     source = "\n".join(lines)
     exec(compile(source, f"<codec of {cls.__name__}>", "exec"), out.scope)  # noqa: S102
     cls.CODEC_SOURCE = source  # type: ignore[attr-defined]
     cls.STRUCT = structs[0] if len(structs) == 1 else None  # type: ignore[attr-defined]
     cls.__init__ = out.scope["_init"]  # type: ignore[misc]
-    parse_head: Callable[[Any, int], Any] = out.scope["_parse_head"]
-    build_head: Callable[[Any], bytes] = out.scope["_build_head"]
-    size = fmt.SIZE
+    cls.parse = staticmethod(out.scope["_parse"])  # type: ignore[attr-defined]
+    cls.parse_prefix = staticmethod(out.scope["_parse_prefix"])  # type: ignore[attr-defined]
+    cls.build = out.scope["_build"]  # type: ignore[attr-defined]
 
-    if not tail:
 
-        def parse_prefix(data: Any, offset: int = 0, end: int | None = None) -> tuple[Any, int]:
-            if end is not None and end - offset < size:
-                raise _truncated(fmt, data[:end], offset)
-            return parse_head(data, offset), offset + size
+def _parser(out: _Source, structs: list[struct.Struct], size: int, readers: list[str]) -> list[str]:
+    """The lines of ``_parse`` and ``_parse_prefix``; the one that is used most does the work."""
+    unpack = []
+    position = 0
+    for packed, names in zip(structs, out.unpacked, strict=True):
+        if names:
+            at = f"offset + {position}" if position else "offset"
+            unpack.append(f"  {', '.join(names)}, = {out.refer(packed.unpack_from)}(data, {at})")
+        position += packed.size
+    short = "raise _truncated(_cls, data, offset, end)"
+    if unpack:
+        unpack = [" try:", *unpack, " except _struct_error:", f"  {short} from None"]
+    head = [*unpack, " self = _new(_cls)", *(f" {line}" for line in out.assign)]
+    if not readers:
+        return [
+            "def _parse(data, offset=0, end=None):",
+            *(f" {line}" for line in (f"if end is not None and end - offset < {size}:", f" {short}")),
+            *head,
+            " return self",
+            "def _parse_prefix(data, offset=0, end=None):",
+            f" return _parse(data, offset, end), offset + {size}",
+        ]
+    return [
+        "def _parse_prefix(data, offset=0, end=None):",
+        " stop = len(data)",
+        " if end is not None and end < stop:",
+        "  stop = end",
+        f" position = offset + {size}",
+        *(f" {line}" for line in ("if position > stop:", f" {short}")),
+        *head,
+        *readers,
+        " return self, position",
+        "def _parse(data, offset=0, end=None):",
+        " return _parse_prefix(data, offset, end)[0]",
+    ]
 
-        def parse(data: Any, offset: int = 0, end: int | None = None) -> Any:
-            if end is not None and end - offset < size:
-                raise _truncated(fmt, data[:end], offset)
-            return parse_head(data, offset)
 
-        cls.parse = staticmethod(parse)  # type: ignore[attr-defined]
-        cls.build = build_head  # type: ignore[attr-defined]
-    else:
-        steps = [(field.name, *tail_codec(fmt, field)) for field in tail]
-
-        def parse_prefix(data: Any, offset: int = 0, end: int | None = None) -> tuple[Any, int]:
-            stop = len(data) if end is None else min(end, len(data))
-            if stop - offset < size:
-                raise _truncated(fmt, data[:stop], offset)
-            self = parse_head(data, offset)
-            position = offset + size
-            for name, read, _ in steps:
-                value, position = read(self, data, position, stop)
-                setattr(self, name, value)
-            return self, position
-
-        def build(self: Any) -> bytes:
-            return build_head(self) + b"".join(write(getattr(self, name)) for name, _, write in steps)
-
-        def parse(data: Any, offset: int = 0, end: int | None = None) -> Any:
-            return parse_prefix(data, offset, end)[0]
-
-        cls.parse = staticmethod(parse)  # type: ignore[attr-defined]
-        cls.build = build  # type: ignore[attr-defined]
-    cls.parse_prefix = staticmethod(parse_prefix)  # type: ignore[attr-defined]
+def _builder(out: _Source, structs: list[struct.Struct], writers: list[str]) -> list[str]:
+    """The lines of ``_build``."""
+    pieces = [
+        f"{out.refer(packed.pack)}({', '.join(values)})"
+        for packed, values in zip(structs, out.packed, strict=True)
+        if values
+    ]
+    return [
+        "def _build(self):",
+        " try:",
+        f"  return {' + '.join([*pieces, *writers]) or repr(b'')}",
+        " except (_struct_error, OverflowError, AttributeError, TypeError) as error:",
+        "  raise _unfit(self, error) from None",
+    ]
 
 
 def _constructor(out: _Source, fields: tuple[Field, ...]) -> list[str]:
@@ -278,8 +283,8 @@ def _constructor(out: _Source, fields: tuple[Field, ...]) -> list[str]:
     return [*lines, " return None"]
 
 
-def _truncated(cls: type[Format], data: Any, offset: int) -> Truncated:
-    left = max(len(data) - offset, 0)
+def _truncated(cls: type[Format], data: Any, offset: int, end: int | None) -> Truncated:
+    left = max((len(data) if end is None else min(end, len(data))) - offset, 0)
     return Truncated(f"{cls.__name__} needs {cls.SIZE} bytes and {left} are left")
 
 

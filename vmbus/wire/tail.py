@@ -5,7 +5,7 @@ Every length and count comes from a peer: each is checked against the bytes ther
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vmbus.wire.elements import Split, Writer, list_codec
@@ -13,6 +13,7 @@ from vmbus.wire.expression import reader
 from vmbus.wire.schema import Field, Format, Kind, Truncated, WireError
 
 Reader = Callable[[Any, Any, int, int], tuple[Any, int]]
+Cases = Mapping[int, type[Format] | tuple[type[Format], ...]]
 
 
 def tail_codec(fmt: type[Format], field: Field) -> tuple[Reader, Writer]:
@@ -101,13 +102,17 @@ def _items_reader(fmt: type[Format], field: Field, split: Split) -> Reader:
 
 def _variant_reader(fmt: type[Format], field: Field) -> Reader:
     assert field.on is not None and field.cases is not None
-    tag_of, cases = reader(field.on), field.cases
+    tag_of = reader(field.on)
+    parsers = {
+        tag: [(fmt.SIZE, fmt.parse_prefix) for fmt in _largest_first(found)] for tag, found in field.cases.items()
+    }
 
     def read(self: Any, data: Any, position: int, stop: int) -> tuple[Any, int]:
-        chosen = choose(cases, tag_of(self), stop - position)
-        if chosen is None:
-            return bytes(data[position:stop]), stop
-        return chosen.parse_prefix(data, position, stop)
+        room = stop - position
+        for size, parse_prefix in parsers.get(tag_of(self), ()):
+            if size <= room:
+                return parse_prefix(data, position, stop)
+        return bytes(data[position:stop]), stop
 
     if field.length is None:
         return read
@@ -121,11 +126,11 @@ def _variant_reader(fmt: type[Format], field: Field) -> Reader:
     return read_bounded
 
 
-def choose(cases: Any, tag: int, room: int) -> type[Format] | None:
+def choose(cases: Cases, tag: int, room: int) -> type[Format] | None:
     """The format of a variant for a tag and the bytes there are; None if no case is known or none fits."""
-    found = cases.get(tag)
-    if found is None:
-        return None
+    return next((fmt for fmt in _largest_first(cases.get(tag, ())) if fmt.SIZE <= room), None)
+
+
+def _largest_first(found: type[Format] | tuple[type[Format], ...]) -> list[type[Format]]:
     candidates = found if isinstance(found, tuple) else (found,)
-    fitting = [candidate for candidate in candidates if room >= candidate.SIZE]
-    return max(fitting, key=lambda candidate: candidate.SIZE) if fitting else None
+    return sorted(candidates, key=lambda fmt: -fmt.SIZE)

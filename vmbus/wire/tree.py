@@ -134,7 +134,7 @@ def _walk_tail(
         return after
     chosen = None
     if fld.kind is Kind.VARIANT:
-        assert fld.on is not None
+        assert fld.on is not None and fld.cases is not None
         chosen = choose(fld.cases, evaluate(expression(fld.on), scope), bound - position)
     if chosen is not None:
         child, after = walk(chosen, data, position, bound, name=fld.name)
