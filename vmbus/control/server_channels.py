@@ -226,11 +226,12 @@ class ServerChannels(ServerGpadls):
         """The guest lets go of a channel: with RELEASE it says so, with DISCONNECT or RESET it has no choice."""
         before = channel.state
         after = advance(HOST_CHANNEL, before, step, IllegalChannelState, channel.name)
+        if before is HostChannel.OPEN:
+            # Before the memory goes.
+            self._emit(CloseRequested(channel.channel_id))
         self._release_gpadls(channel)
         channel.state = after
         channel.modifying, channel.pending_vp = False, None
-        if before is HostChannel.OPEN:
-            self._emit(CloseRequested(channel.channel_id))
         if after is HostChannel.GONE:
             self._remove(channel)
         elif after is HostChannel.OFFERED:

@@ -32,6 +32,7 @@ from vmbus.control.outbox import Target
 from vmbus.control.server_base import After, ConnectionInfo, Contact
 from vmbus.control.server_channels import ServerChannels
 from vmbus.control.transitions import Step
+from vmbus.memory import PAGE_SIZE
 from vmbus.wire import control
 from vmbus.wire.control_values import (
     ALL_FEATURES,
@@ -111,10 +112,10 @@ class ServerConnection(ServerChannels):
             target_message_vp=contact.target.vp,
             client_id=contact.client_id,
         )
-        if contact.has_half_of_monitor_pages or not self._are_in_memory(contact):
+        pages = (contact.parent_to_child, contact.child_to_parent, contact.interrupt_page or 0)
+        if contact.has_half_of_monitor_pages or not self._are_in_memory(*pages):
             self._fail(info, ConnectionState.FAILED_UNKNOWN_FAILURE)
-            pages = f"monitor pages {contact.parent_to_child:#x} and {contact.child_to_parent:#x}"
-            error = BadMonitorPages(f"{pages}, interrupt page {contact.interrupt_page or 0:#x}")
+            error = BadMonitorPages("monitor pages {:#x} and {:#x}, interrupt page {:#x}".format(*pages))
             self._emit(ProtocolViolation(error, contact.payload))
             return
         self._advance(Step.CONTACT)
@@ -146,10 +147,9 @@ class ServerConnection(ServerChannels):
             return self.max_features
         return self.max_features & ~FeatureFlags.CONFIDENTIAL_CHANNELS
 
-    def _are_in_memory(self, contact: Contact) -> bool:
+    def _are_in_memory(self, *pages: int) -> bool:
         size = self.config.memory_size
-        pages = (contact.parent_to_child, contact.child_to_parent, contact.interrupt_page or 0)
-        return size is None or all(page + 4096 <= size for page in pages)
+        return size is None or all(page + PAGE_SIZE <= size for page in pages)
 
     def _contact_finished(
         self, info: ConnectionInfo, state: ConnectionState, features: FeatureFlags, own: MonitorPages | None
@@ -314,6 +314,8 @@ class ServerConnection(ServerChannels):
             problem = "the host provides the monitor pages"
         elif bool(to_guest) != bool(to_host):
             problem = f"only one monitor page: {to_guest:#x} and {to_host:#x}"
+        elif not self._are_in_memory(to_guest, to_host):
+            problem = f"monitor pages outside memory: {to_guest:#x} and {to_host:#x}"
         if problem:
             if not self.info.modifying:
                 self._modify_response(ConnectionState.FAILED_UNKNOWN_FAILURE)
