@@ -2,7 +2,7 @@
 per packet.
 
 A packet is sent and received. "one process" is both ends in one thread on one ring of 128 KiB, interrupts masked as
-while a device is busy; "two processes" has all sleeping, waking and signalling through eventfds, by the same rules
+while a device is busy, in seconds of the processor; "two processes" has all sleeping, waking and signalling through eventfds, by the same rules
 at both sides (``ring_peer.c`` adds them to Linux's ring). "extension" and "Python" are our two implementations;
 both hand over typed packets, copied and checked, where the peer copies into one buffer.
 """
@@ -59,13 +59,13 @@ def _one_process(mode: str, size: int, pure: bool) -> float:
     outgoing, incoming = OutgoingRing(ring, pure=pure), IncomingRing(ring, pure=pure)
     packets = [(IN_BAND, 0, 0, b"", b"x" * size)] * (MAX_BATCH if mode == "batch" else 1)
     count, received = _count(size, {"batch": 0.8, "single": 0.3}[mode] * (1 if pure else 12)), 0
-    start = time.perf_counter()
+    start = time.process_time()
     while received < count:
         outgoing.write_batch(packets)
         outgoing.commit()
         received += len(incoming.read_batch())
         incoming.commit()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     outgoing._port.release()  # both ends share one memory: neither may release it before the other's port
     incoming.release()
     mapping.close()

@@ -190,9 +190,11 @@ typedef struct {
 static void packet_dealloc(PyObject *object)
 {
     Packet *self = (Packet *)object;
+    PyTypeObject *type = Py_TYPE(object);
     Py_XDECREF(self->extension);
     Py_XDECREF(self->payload);
-    free_object(object);
+    PyObject_Free(self); /* the type has no subtypes and no garbage collection */
+    Py_DECREF(type);
 }
 
 static PyObject *packet_as_tuple(PyObject *object)
@@ -462,9 +464,12 @@ static int64_t take_packet(const RingPort *self, uint32_t position, uint32_t ava
     if (extended ? start == DESCRIPTOR_SIZE : packet_type != IN_BAND && packet_type != COMPLETION)
         return 0;
 
-    Packet *made = (Packet *)PyType_GenericAlloc(self->packet_type, 0);
-    if (made == NULL)
+    Packet *made = PyObject_Malloc(sizeof *made);
+    if (made == NULL) {
+        PyErr_NoMemory();
         return -1;
+    }
+    PyObject_Init((PyObject *)made, self->packet_type);
     made->packet_type = (uint16_t)packet_type;
     made->flags = (uint16_t)flags;
     made->offset = position;
@@ -529,9 +534,14 @@ typedef struct {
     Py_buffer buffer; /* obj is NULL for bytes, which need none */
 } Bytes;
 
-static int bytes_of(PyObject *object, Bytes *bytes)
+static int bytes_of(const RingPort *self, PyObject *object, Bytes *bytes)
 {
     bytes->buffer.obj = NULL;
+    if (object == self->empty) {
+        bytes->start = "";
+        bytes->length = 0;
+        return 1;
+    }
     if (Py_IS_TYPE(object, &PyBytes_Type)) {
         char *start;
         PyBytes_AsStringAndSize(object, &start, &bytes->length);
@@ -568,30 +578,40 @@ static inline uint32_t port_free(const RingPort *self, uint32_t position)
     return self->size - used - 8; /* a full ring must not look like an empty one */
 }
 
-static inline int number_of(PyObject *object, uint64_t limit, uint64_t *value)
+/* A number argument; the packets of a batch mostly have the same types and flags, as the same objects. */
+typedef struct {
+    PyObject *object;
+    uint64_t value;
+} Number;
+
+static inline int number_of(PyObject *object, uint64_t limit, Number *number)
 {
+    if (object == number->object)
+        return 1;
+    number->object = NULL;
     if (!Py_IS_TYPE(object, &PyLong_Type) && !PyLong_Check(object))
         return 0;
-    *value = PyLong_AsUnsignedLongLong(object);
-    if (*value == UINT64_MAX && PyErr_Occurred()) {
+    number->value = PyLong_AsUnsignedLongLong(object);
+    if (number->value == UINT64_MAX && PyErr_Occurred()) {
         PyErr_Clear();
         return 0;
     }
-    return *value <= limit;
+    number->object = number->value <= limit ? object : NULL;
+    return number->object != NULL;
 }
 
 /* Put one packet into the ring. Return its bytes in the ring, or 0 when it is odd or there is no room. */
-static uint32_t put_packet(const RingPort *self, uint32_t position, uint32_t *available, PyObject *packet)
+static uint32_t put_packet(const RingPort *self, uint32_t position, uint32_t *available, PyObject *packet,
+                           Number numbers[3])
 {
-    uint64_t packet_type, flags, transaction_id;
     Bytes extension, payload;
     if ((!Py_IS_TYPE(packet, &PyTuple_Type) && !PyTuple_Check(packet)) || PyTuple_Size(packet) != 5 ||
-        !number_of(PyTuple_GetItem(packet, 0), 0xFFFF, &packet_type) ||
-        !number_of(PyTuple_GetItem(packet, 1), 0xFFFF, &flags) ||
-        !number_of(PyTuple_GetItem(packet, 2), UINT64_MAX, &transaction_id) ||
-        !bytes_of(PyTuple_GetItem(packet, 3), &extension))
+        !number_of(PyTuple_GetItem(packet, 0), 0xFFFF, &numbers[0]) ||
+        !number_of(PyTuple_GetItem(packet, 1), 0xFFFF, &numbers[1]) ||
+        !number_of(PyTuple_GetItem(packet, 2), UINT64_MAX, &numbers[2]) ||
+        !bytes_of(self, PyTuple_GetItem(packet, 3), &extension))
         return 0;
-    if (!bytes_of(PyTuple_GetItem(packet, 4), &payload)) {
+    if (!bytes_of(self, PyTuple_GetItem(packet, 4), &payload)) {
         bytes_done(&extension);
         return 0;
     }
@@ -605,8 +625,9 @@ static uint32_t put_packet(const RingPort *self, uint32_t position, uint32_t *av
             taken = length + FOOTER_SIZE;
             if (length > start) /* zeros behind the payload; it overwrites the rest of this word */
                 ring_store(self, advanced(self, position, length - 8), 0);
-            ring_store(self, position, packet_type | (uint64_t)(start / 8) << 16 | (uint64_t)(length / 8) << 32 | flags << 48);
-            ring_store(self, advanced(self, position, 8), transaction_id);
+            ring_store(self, position, numbers[0].value | (uint64_t)(start / 8) << 16 | (uint64_t)(length / 8) << 32 |
+                                           numbers[1].value << 48);
+            ring_store(self, advanced(self, position, 8), numbers[2].value);
             copy_in(self, advanced(self, position, DESCRIPTOR_SIZE), extension.start, (uint32_t)extension.length);
             copy_in(self, advanced(self, position, start), payload.start, (uint32_t)payload.length);
             ring_store(self, advanced(self, position, length), (uint64_t)position << 32);
@@ -628,10 +649,11 @@ static PyObject *port_write(PyObject *object, PyObject *const *args, Py_ssize_t 
     int is_list = PyList_Check(packets);
     Py_ssize_t total = is_list ? PyList_Size(packets) : PyTuple_Check(packets) ? PyTuple_Size(packets) : 0;
     uint32_t available = port_free(self, position);
+    Number numbers[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}};
     Py_ssize_t written = 0;
     while (written < total) {
         PyObject *packet = is_list ? PyList_GetItem(packets, written) : PyTuple_GetItem(packets, written);
-        uint32_t taken = put_packet(self, position, &available, packet);
+        uint32_t taken = put_packet(self, position, &available, packet, numbers);
         if (taken == 0)
             break;
         written++;
