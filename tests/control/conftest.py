@@ -3,9 +3,9 @@
     host >> InitiateContact5(version=V5_3) << VersionNegotiated << VersionResponse(...)
     host >> (lambda: host.server.rescind(1)) << RescindChannelOffer(channel_id=1)
 
-``>>`` is what the other end says (a message body) or what our own side does (a callable); ``<<`` is what must come of
-it, event by event and message by message, in order.  A class stands for any of its kind.  Whatever comes and is not named
-fails the next ``>>``, or the end of the test.
+``>>`` is what the other end says (a message body) or what our own side does (a callable); ``<<`` is what must
+come of it, event by event and message by message, in order.  A class stands for any of its kind.  Whatever comes
+and is not named fails the next ``>>``, or the end of the test.
 """
 
 from __future__ import annotations
