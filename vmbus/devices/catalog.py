@@ -21,13 +21,13 @@ def make_devices(*, disks: Sequence[str] = (), nics: Sequence[str] = (), others:
     devices: list[Device] = []
     try:
         if disks:
-            from vmbus.devices.storage import make_controllers
+            from vmbus.devices.storage import controllers_for, parse_disk_option
 
-            devices += make_controllers(disks)
+            devices += controllers_for([parse_disk_option(disk) for disk in disks])
         if nics:
-            from vmbus.devices.network import make_cards
+            from vmbus.devices.network import device_from
 
-            devices += make_cards(nics)
+            devices += [device_from(nic) for nic in nics]
         devices += [_other(name)() for name in others]
     except BaseException:
         for device in devices:
