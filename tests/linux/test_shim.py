@@ -92,10 +92,13 @@ def test_a_guest_whose_host_dies_stops_with_a_clear_message(
     assert "vmbus: host closed the connection" in guest.lines
 
 
-def test_the_interrupt_can_be_an_eventfd(host: FakeHost, linux_guest: StartGuest) -> None:
-    guest = linux_guest(host.path, ["report", "say ready", "sleep 30"], append=["vmbus_interrupt=eventfd"])
+@pytest.mark.parametrize(("append", "kind"), [([], "anon_inode:[eventfd]"), (["vmbus_interrupt=pipe"], "pipe:")])
+def test_the_interrupt_is_an_eventfd_or_a_pipe(
+    host: FakeHost, linux_guest: StartGuest, append: list[str], kind: str
+) -> None:
+    guest = linux_guest(host.path, ["report", "say ready", "sleep 30"], append=append)
     guest.wait_for_line("ready", 20)
-    assert host.interrupt_kind == "anon_inode:[eventfd]"
+    assert host.interrupt_kind.startswith(kind)
     host.drop()
     assert guest.wait(5) == ExitStatus.HOST_GONE
 

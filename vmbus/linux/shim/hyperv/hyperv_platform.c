@@ -30,7 +30,7 @@
 
 static bool initialized;
 static int interrupt_fd;
-static bool interrupt_is_eventfd;
+static bool interrupt_is_eventfd = true;
 static void (*vmbus_handler)(void);
 static void (*crash_handler)(struct pt_regs *regs);
 
@@ -131,7 +131,7 @@ static irqreturn_t partition_interrupt(int irq, void *unused)
 
 static int __init choose_interrupt(char *value)
 {
-	interrupt_is_eventfd = !strcmp(value, "eventfd");
+	interrupt_is_eventfd = strcmp(value, "pipe");
 	return 1;
 }
 __setup("vmbus_interrupt=", choose_interrupt);

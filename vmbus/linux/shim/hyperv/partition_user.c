@@ -3,9 +3,9 @@
  * Sockets, the interrupt's descriptor, and the process that watches them, on the C library's side of User-Mode Linux.
  *
  * User-Mode Linux takes an interrupt as a SIGIO. A pipe can send one; an eventfd cannot (the host kernel's eventfd has no
- * fasync operation). So the interrupt ends in a pipe: either the host writes to it directly, or, with an eventfd, the
- * watcher below passes the wake-up on. The watcher also notices when the host closes the socket, so that a guest that is
- * idle learns of it, and the socket itself stays blocking and free of signals.
+ * fasync operation). So the interrupt ends in a pipe: with an eventfd, the watcher below passes each wake-up on to it; or the
+ * host writes to the pipe itself. The watcher also notices when the host closes the socket, so that a guest that is idle
+ * learns of it, and the socket itself stays blocking and free of signals.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -254,7 +254,8 @@ __attribute__((constructor)) static void unregister_rseq(void)
 
 	if (!&__rseq_offset || !__rseq_size)
 		return;
-	area = (char *)__builtin_thread_pointer() + __rseq_offset;
+	asm("mov %%fs:0, %0" : "=r" (area));	/* the thread pointer */
+	area += __rseq_offset;
 	for (i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
 		if (!syscall(SYS_rseq, area, sizes[i], RSEQ_UNREGISTER, RSEQ_SIGNATURE))
 			return;
