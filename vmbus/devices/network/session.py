@@ -22,6 +22,7 @@ from vmbus.devices.network.errors import TooMuchWaits, UnexpectedMessage
 from vmbus.devices.network.oids import CardState
 from vmbus.devices.network.rndis import RndisResponder
 from vmbus.memory import MemoryInUse
+from vmbus.wire.inet import BROADCAST
 from vmbus.wire.nvsp import (
     ChannelType,
     NdisCapabilities,
@@ -58,7 +59,6 @@ _CHECKED: Final = (
 )  # fmt: skip
 _PACKET: Final = int(RndisMessageType.PACKET)
 _BODY: Final = 36
-_EITHER: Final = PacketFilter.MULTICAST | PacketFilter.ALL_MULTICAST
 
 
 class Session:
@@ -82,6 +82,8 @@ class Session:
         self.receive_buffer: ReceiveBuffer | None = None
         self.completion = self.data_message = self.control_message = b""
         self._is_up = False
+        self._wanted = (False, False, False, False)
+        """Whether frames to this card, to a group, to everybody and to anybody are wanted."""
         self._starved = False
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -108,7 +110,16 @@ class Session:
         self.apply_filter()
 
     def apply_filter(self) -> None:
-        wanted = bool(self.card.filter) and self.card.link_up
+        """Frames flow, or stop, as the packet filter and the link say."""
+        # Plain truth values: flags are slow to combine, and these are looked at for every frame.
+        chosen = int(self.card.filter)
+        self._wanted = (
+            bool(chosen & PacketFilter.DIRECTED.value),
+            bool(chosen & (PacketFilter.MULTICAST.value | PacketFilter.ALL_MULTICAST.value)),
+            bool(chosen & PacketFilter.BROADCAST.value),
+            bool(chosen & PacketFilter.PROMISCUOUS.value),
+        )
+        wanted = bool(chosen) and self.card.link_up
         if wanted and not self._is_up:
             self._is_up = True
             self.backend.start(self.loop, self.deliver)
@@ -193,18 +204,15 @@ class Session:
 
     def _wants(self, frame: Buffer, length: int) -> bool:
         """Whether a frame is for this card: the packet filter, and its length."""
-        card = self.card
-        if not 14 <= length <= card.frame_size + 4:  # with a VLAN tag
-            card.dropped += 1
+        if not 14 <= length <= self.card.frame_size + 4:  # with a VLAN tag
+            self.card.dropped += 1
             return False
-        wanted = card.filter
-        if wanted & PacketFilter.PROMISCUOUS:
+        directed, multicast, broadcast, promiscuous = self._wanted
+        if promiscuous:
             return True
         if not frame[0] & 1:
-            return bool(wanted & PacketFilter.DIRECTED) and frame[:6] == card.mac
-        if frame[:6] == b"\xff\xff\xff\xff\xff\xff":
-            return bool(wanted & PacketFilter.BROADCAST)
-        return bool(wanted & _EITHER)
+            return directed and frame[:6] == self.card.mac
+        return broadcast if frame[:6] == BROADCAST else multicast
 
     def _queue_of(self, frame: Buffer) -> int:
         """The queue of a frame's flow, by the guest's receive table; what is no IPv4 goes to the primary channel."""
