@@ -93,8 +93,11 @@ class Backend(ABC):
         """What to show of this backend."""
         return {"kind": type(self).__name__, "size": self.size, "read_only": self.read_only}
 
+    def interrupt(self) -> None:  # noqa: B027 - most requests end by themselves
+        """The backend is about to be closed: requests that hang are to fail with ``OSError``. From the loop."""
+
     def close(self) -> None:  # noqa: B027 - memory has nothing to release
-        """Release files and connections; requests that still wait fail with ``OSError``."""
+        """Release files and connections. No request is under way, and none comes after this."""
 
 
 class ReadOnlyView(Backend):
@@ -128,6 +131,9 @@ class ReadOnlyView(Backend):
 
     def inspect(self) -> dict[str, Any]:
         return {**self._base.inspect(), "read_only": True}
+
+    def interrupt(self) -> None:
+        self._base.interrupt()
 
     def close(self) -> None:
         self._base.close()

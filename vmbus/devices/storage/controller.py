@@ -116,11 +116,11 @@ class StorageController(Device):
         self.reroute()
         self.rescan()
 
-    def free_address(self) -> UnitAddress:
-        """The first LUN of path 0, target 0 that is free."""
+    def free_address(self, path: int = 0, target: int = 0) -> UnitAddress:
+        """The first LUN of a target that is free."""
         for lun in range(MAX_LUNS):
-            if UnitAddress(0, 0, lun) not in self.units:
-                return UnitAddress(0, 0, lun)
+            if UnitAddress(path, target, lun) not in self.units:
+                return UnitAddress(path, target, lun)
         raise DeviceError(f"{self.name} has no free LUN")
 
     def remove(self, address: UnitAddress) -> MediaUnit:
@@ -277,6 +277,6 @@ class StorageController(Device):
 
     def close(self) -> None:
         for unit in set(self.units.values()):
-            if isinstance(unit.runner, Workers):
-                unit.runner.close()
             unit.close()
+            if isinstance(unit.runner, Workers):
+                unit.when_idle(unit.runner.close)

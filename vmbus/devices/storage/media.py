@@ -225,9 +225,16 @@ class MediaUnit(LogicalUnit):
             "backend": self.backend.inspect() if self.backend is not None else None,
         }
 
+    def let_go(self, backend: Backend) -> None:
+        """Close a backend, when the last worker that may be using it is back."""
+        backend.interrupt()
+        self.when_idle(backend.close)
+
     def close(self) -> None:
         if self.backend is not None:
-            self.backend.close()
+            self.abort(ABORTED)
+            self.let_go(self.backend)
+            self.set_medium(None)
 
 
 def cut(views: Views, size: int) -> list[memoryview]:

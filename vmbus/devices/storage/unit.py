@@ -40,14 +40,14 @@ MAX_PENDING_BYTES = 64 << 20
 
 MAX_PENDING_TASKS = 1024
 
-_ATTENTION_PASSES = frozenset({Opcode.INQUIRY, Opcode.REPORT_LUNS, Opcode.REQUEST_SENSE})
-
 
 class LogicalUnit:
     """Base of disk and DVD. Everything but the workers' work happens in one thread."""
 
     device_type: ClassVar[DeviceType]
     commands: ClassVar[Mapping[int, Command]]
+    attention_passes: ClassVar[frozenset[int]] = frozenset({Opcode.INQUIRY, Opcode.REPORT_LUNS, Opcode.REQUEST_SENSE})
+    """Commands that a unit attention lets pass, and a reset too."""
 
     def __init__(self) -> None:
         self.runner: Runner = InlineRunner()
@@ -61,6 +61,7 @@ class LogicalUnit:
         self._running: dict[Task, int] = {}
         self._zombies = 0
         self._pending_bytes = 0
+        self._when_idle: list[Callable[[], object]] = []
 
     # Commands
 
@@ -77,7 +78,7 @@ class LogicalUnit:
 
     def _dispatch(self, task: Task) -> Result | None:
         opcode = task.cdb[0]
-        if opcode not in _ATTENTION_PASSES:
+        if opcode not in self.attention_passes:
             attention = self.take_attention(task.initiator)
             if attention is not None:
                 raise unit_attention(attention)
@@ -86,7 +87,7 @@ class LogicalUnit:
             raise illegal_request(AdditionalSense.INVALID_OPERATION_CODE)
         if not self.reservations.allows(task.initiator, task.cdb):
             return RESERVATION_CONFLICT
-        if self._zombies and opcode not in _ATTENTION_PASSES:
+        if self._zombies and opcode not in self.attention_passes:
             return BUSY
         return command(self, task)
 
@@ -105,12 +106,12 @@ class LogicalUnit:
         return None
 
     def _came_back(self, task: Task, outcome: Any, done: Callable[[Any], Result]) -> None:
-        if task in self._running:
-            self._pending_bytes -= self._running.pop(task)
-        else:
+        if task not in self._running:
             self._zombies -= 1
             self.update()
+            self._call_if_idle()
             return
+        self._pending_bytes -= self._running.pop(task)
         try:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -120,6 +121,16 @@ class LogicalUnit:
         except OSError as failure:
             result = backend_failure(failure, writing=task.direction == 0).result
         task.end(result)
+        self._call_if_idle()
+
+    def when_idle(self, action: Callable[[], object]) -> None:
+        """Call ``action`` when no worker has anything of this unit, perhaps at once."""
+        self._when_idle.append(action)
+        self._call_if_idle()
+
+    def _call_if_idle(self) -> None:
+        while self._when_idle and not self._running and not self._zombies:
+            self._when_idle.pop(0)()
 
     def abort(self, result: Result, initiator: Hashable = None) -> int:
         """Give back every request under way (of one initiator, or of all); returns how many those were."""

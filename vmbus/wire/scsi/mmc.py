@@ -184,5 +184,5 @@ class EventStatus(Format):
     event_class: EventClass = bits(3, EventClass, default=0)
     supported: int = u8(default=0, doc="a bit for each class there is")
     status: MediaStatus | OtherStatus | bytes = variant(
-        on="event_class", cases={4: MediaStatus, **dict.fromkeys((1, 2, 3, 5, 6), OtherStatus)}
+        on="event_class", cases={4: MediaStatus, **dict.fromkeys((1, 2, 3, 5, 6), OtherStatus)}, default=b""
     )

@@ -1,0 +1,149 @@
+"""A DVD drive: a read-only unit of 2048-byte blocks whose disc can be changed while the guest runs.
+
+Sources: openvmm ``scsidisk/src/scsidvd/mod.rs`` (``change_media``, the drive's states); Linux 6.12
+``drivers/scsi/sr.c`` (``sr_check_events``: a media event or a unit attention makes it look at the disc anew).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar, cast
+
+from vmbus.devices.device import DeviceError
+from vmbus.devices.storage import common_commands, dvd_commands
+from vmbus.devices.storage.backend import Backend
+from vmbus.devices.storage.identity import Identity
+from vmbus.devices.storage.media import MediaUnit
+from vmbus.devices.storage.result import not_ready
+from vmbus.devices.storage.unit import Command
+from vmbus.wire.schema import Format
+from vmbus.wire.scsi.inquiry import SerialNumber, VpdHeader, VpdPage
+from vmbus.wire.scsi.mmc import MediaEvent
+from vmbus.wire.scsi.mode import (
+    CapabilitiesPage,
+    ErrorRecoveryPage,
+    ModePage,
+    ModePageCode,
+    ModeParameters6,
+    ModeParameters10,
+    PowerConditionPage,
+    TimeoutProtectPage,
+)  # fmt: skip
+from vmbus.wire.scsi.opcodes import DeviceType, Opcode
+from vmbus.wire.scsi.sense import AdditionalSense
+
+_READ_SPEED = 1350 * 24
+
+MAX_MEDIA_EVENTS = 8
+
+
+class DiscLocked(DeviceError):
+    """The guest uses the disc and has locked the tray."""
+
+
+class ScsiDvd(MediaUnit):
+    """A drive with or without a disc. The disc's backend is opened read-only."""
+
+    device_type = DeviceType.DVD
+    attention_passes = MediaUnit.attention_passes | {Opcode.GET_EVENT_STATUS, Opcode.GET_CONFIGURATION}
+    commands: ClassVar[Mapping[int, Command]] = cast(
+        "Mapping[int, Command]", {**common_commands.COMMANDS, **dvd_commands.COMMANDS}
+    )
+
+    def __init__(self, disc: Backend | None, identity: Identity) -> None:
+        super().__init__(identity, 2048)
+        self.is_open = False
+        self.media_events: deque[MediaEvent] = deque(maxlen=MAX_MEDIA_EVENTS)
+        self.locked_by: set[Hashable] = set()
+        self.set_medium(disc)
+
+    @property
+    def is_removable(self) -> bool:
+        return True
+
+    @property
+    def is_read_only(self) -> bool:
+        return True
+
+    def check_ready(self) -> Backend:
+        if self.backend is None:
+            raise not_ready(
+                AdditionalSense.MEDIUM_NOT_PRESENT_TRAY_OPEN
+                if self.is_open
+                else AdditionalSense.MEDIUM_NOT_PRESENT_TRAY_CLOSED
+            )
+        return self.backend
+
+    def change_disc(self, disc: Backend | None, *, force: bool = False) -> None:
+        """Put another disc in, or none; the old one's backend is closed, and the guest hears of it.
+
+        Raises :class:`DiscLocked` while the guest keeps the tray locked, after asking it to eject; ``force`` does
+        not ask.
+        """
+        if self.locked_by and self.backend is not None and not force:
+            self.media_events.append(MediaEvent.EJECT_REQUEST)
+            self.on_change()
+            raise DiscLocked("the guest has locked the tray: it was asked to eject the disc")
+        if self.backend is not None:
+            self._take_out()
+        if disc is not None:
+            self.is_open = False
+            self.set_medium(disc)
+            self.media_events.append(MediaEvent.NEW_MEDIA)
+        self.attend(AdditionalSense.MEDIUM_MAY_HAVE_CHANGED)
+        self.on_change()
+
+    def eject(self) -> None:
+        """The guest opens the tray: a disc that is in it is gone for good."""
+        if self.backend is not None:
+            self._take_out()
+        self.is_open = True
+
+    def close_tray(self) -> None:
+        """The guest closes the tray."""
+        self.is_open = False
+
+    def _take_out(self) -> None:
+        assert self.backend is not None
+        self.abort(not_ready(AdditionalSense.MEDIUM_NOT_PRESENT).result)
+        self.let_go(self.backend)
+        self.set_medium(None)
+        self.locked_by.clear()
+        self.media_events.append(MediaEvent.MEDIA_REMOVAL)
+
+    def disconnect(self, initiator: Hashable) -> None:
+        self.locked_by.discard(initiator)
+        super().disconnect(initiator)
+
+    def vpd_pages(self) -> dict[int, VpdHeader]:
+        pages: tuple[VpdHeader, ...] = (
+            SerialNumber(
+                device_type=self.device_type,
+                page=VpdPage.SERIAL_NUMBER,
+                page_length=len(self.identity.serial),
+                serial=self.identity.serial,
+            ),
+            self.identity.designation(self.device_type),
+        )
+        return {page.page: page for page in pages}
+
+    def mode_pages(self) -> dict[int, Format]:
+        return {
+            ModePageCode.ERROR_RECOVERY: ErrorRecoveryPage(),
+            ModePageCode.POWER_CONDITION: PowerConditionPage(),
+            ModePageCode.TIMEOUT_PROTECT: TimeoutProtectPage(),
+            ModePageCode.CAPABILITIES: CapabilitiesPage(
+                dvd_rom_read=1, cd_r_read=1, cd_rw_read=1, mode2_form1=1, mode2_form2=1, multi_session=1, lock=1,
+                lock_state=int(bool(self.locked_by)), eject=1, loading_mechanism=1, max_read_speed=_READ_SPEED,
+                read_speed=_READ_SPEED, buffer_size=1024,
+            ),
+        }  # fmt: skip
+
+    def mode_parameters(
+        self, pages: list[ModePage], *, short: bool, descriptors: bool
+    ) -> ModeParameters6 | ModeParameters10:
+        return super().mode_parameters(pages, short=short, descriptors=False)
+
+    def inspect(self) -> dict[str, Any]:
+        return {**super().inspect(), "tray_open": self.is_open, "locked": bool(self.locked_by)}
