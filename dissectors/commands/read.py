@@ -11,6 +11,7 @@ import typer
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.render import hex_lines, record_json, record_line, tree_lines
 from dissectors.engine.source import UnknownProtocol, decode_as_option, decode_capture
+from dissectors.filters import Filter, FilterError
 from vmbus.capture.walk import Damage
 from vmbus.wire.protocols import Protocol
 
@@ -29,12 +30,20 @@ def command(
         list[str] | None,
         typer.Option("-d", "--decode-as", metavar="CHANNEL=PROTOCOL", help="What a channel speaks, e.g. 3=scsi."),
     ] = None,
+    display_filter: Annotated[
+        str, typer.Option("-Y", "--filter", metavar="FILTER", help="Only records that fit, e.g. 'latency > 5ms'.")
+    ] = "",
     count: Annotated[int, typer.Option("-c", "--count", min=0, help="Stop after this many records; 0: never.")] = 0,
 ) -> None:
     """Print the records of a capture, one line each."""
+    wanted = compiled(display_filter)
     start_ns: int | None = None
-    for shown, item in enumerate(decode_capture(source, decode_as=channels(decode_as), on_damage=tell_damage), 1):
+    shown = 0
+    for item in decode_capture(source, decode_as=channels(decode_as), on_damage=tell_damage):
         start_ns = item.time_ns if start_ns is None else start_ns
+        if wanted is not None and not wanted(item):
+            continue
+        shown += 1
         if as_json:
             print(json.dumps(record_json(item)))
         else:
@@ -51,6 +60,15 @@ def _print_text(item: Decoded, start_ns: int, verbose: bool, hexdump: bool) -> N
         print("\n".join(tree_lines(item.tree)))
     if hexdump:
         print("\n".join(hex_lines(item.data)))
+
+
+def compiled(text: str) -> Filter | None:
+    """The value of ``-Y``; a wrong filter is a wrong command line, shown with a mark under the place."""
+    try:
+        return Filter(text) if text else None
+    except FilterError as error:
+        print(error.pointer(), file=sys.stderr)
+        raise typer.BadParameter(str(error)) from error
 
 
 def channels(decode_as: list[str] | None) -> dict[int, Protocol]:

@@ -9,6 +9,7 @@ from dissectors.engine.dialect import COMPLETION, Dialect
 from dissectors.engine.layers import Layer
 from vmbus.wire.capture import Direction
 from vmbus.wire.enums import OpenEnum
+from vmbus.wire.pipe import PIPE_BODIES
 from vmbus.wire.protocols import Framing, Protocol
 from vmbus.wire.ring import PipeHeader
 from vmbus.wire.schema import Format, Kind, WireError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 RING_PADDING = 7
 """Bytes at most that fill a packet up to a multiple of 8."""
-_LENGTH = struct.Struct("<II")
+_HEADER = struct.Struct("<II")
 _PAYLOAD_KINDS = frozenset({Kind.REST, Kind.BLOB, Kind.RAW})
 
 
@@ -33,14 +34,15 @@ class Plain(Dialect):
 
     def payload_layers(self, item: Decoded, start: int, stop: int) -> list[Layer]:
         found: list[Layer] = []
-        end = stop
+        end, kind = stop, 0
         if self.protocol.is_pipe:
             found.append(Layer(PipeHeader, start, stop))
             if stop - start < PipeHeader.SIZE:
                 return found
             start += PipeHeader.SIZE
-            end = min(start + _LENGTH.unpack_from(item.data, start - PipeHeader.SIZE)[1], stop)
-        fmt = self._root(item, start, end)
+            kind, length = _HEADER.unpack_from(item.data, start - PipeHeader.SIZE)
+            end = min(start + length, stop)
+        fmt = PIPE_BODIES.get(kind) or self._root(item, start, end)
         if fmt is None:
             found.append(Layer(None, start, end, "payload"))
         else:
