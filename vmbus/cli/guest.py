@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import shutil
 import signal
 import sys
@@ -77,13 +76,18 @@ def run(
     ] = None,
     gdb: Annotated[bool, typer.Option("--gdb", help="Run the kernel under gdb, with line numbers.")] = False,
     python: Annotated[bool, typer.Option("--python", help="The Python guest instead, with no kernel at all.")] = False,
+    pause: Annotated[
+        float, typer.Option("--pause", min=0, metavar="SECONDS", help="Between two rounds of the Python guest.")
+    ] = 0.0,
 ) -> None:
     """Boot the Linux guest against a listening host; its exit status is ours.
 
     Without --script, --command or --initramfs there is a shell on the console. docs/linux-guest.md lists the commands.
     """
     if python:
-        raise typer.Exit(importlib.import_module("vmbus.drivers.guest_program").run(host))
+        from vmbus.guest import program
+
+        raise typer.Exit(program.run(host, seconds=float("inf") if timeout is None else timeout, pause=pause))
     variant = Variant.DEBUG if debug else Variant.GDB if gdb else Variant.PLAIN
     commands = _commands(script, command)
     options = GuestOptions(
