@@ -17,7 +17,7 @@ command cmd_mount, cmd_umount, cmd_sync, cmd_sha256, cmd_write_file, cmd_read_fi
 command cmd_disk_load, cmd_disk_fill, cmd_disk_verify, cmd_iops, cmd_throughput;
 command cmd_ifup, cmd_ifdown, cmd_ping, cmd_udp_send, cmd_udp_receive;
 command cmd_stream_echo, cmd_stream_send, cmd_stream_receive, cmd_stream_serve;
-command cmd_input;
+command cmd_input, cmd_uio_echo;
 
 /* Add key=value text to the result line. */
 void result(const char *format, ...) __attribute__((format(printf, 1, 2)));

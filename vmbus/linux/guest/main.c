@@ -32,6 +32,7 @@ static const struct {
 	{ "report", cmd_report }, { "wait-path", cmd_wait_path }, { "wait-gone", cmd_wait_gone },
 	{ "write", cmd_write }, { "expect", cmd_expect }, { "cat", cmd_cat },
 	{ "bind", cmd_bind }, { "unbind", cmd_unbind }, { "adopt", cmd_adopt }, { "input", cmd_input },
+	{ "uio-echo", cmd_uio_echo },
 	{ "mount", cmd_mount }, { "umount", cmd_umount }, { "sync", cmd_sync },
 	{ "sha256", cmd_sha256 }, { "write-file", cmd_write_file }, { "read-file", cmd_read_file },
 	{ "disk-load", cmd_disk_load }, { "disk-fill", cmd_disk_fill }, { "disk-verify", cmd_disk_verify },
