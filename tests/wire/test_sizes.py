@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmbus.wire import crash, dynamic_memory, keyboard, mouse, serial, video, vmbfs, vpci, vpci_resources
+from vmbus.wire import crash, dynamic_memory, keyboard, mouse, pipe, serial, video, vmbfs, vpci, vpci_resources
 from vmbus.wire.gel import LogMessage
 from vmbus.wire.get import notifications, requests, responses
 from vmbus.wire.ic import fcopy, framework, heartbeat, kvp, shutdown, values, vss
@@ -42,6 +42,8 @@ SIZES: list[tuple[type[Format], int]] = [
     (serial.SerialVersionRequest, 8 - 4),
     (serial.SerialVersionResponse, 6 - 4),
     (serial.RxDataResponse, 70 - 4),
+    # mu_msvm VmbusPacketFormat.h, packed
+    (pipe.PipeSetupGpaDirect, 9),
     # mu_msvm VmbusFileSystem.h (STATIC_ASSERT_VMBFS_MESSAGE_SIZE), less the header
     (vmbfs.VmbfsMessage, 8),
     (vmbfs.GetFileInfoResponse, 16),
@@ -75,7 +77,7 @@ SIZES: list[tuple[type[Format], int]] = [
     (notifications.ModifySettingsPart, 12 - GET_HEADER),
     (notifications.OutcomeDocument, 12 - GET_HEADER),
     (notifications.InjectDebugInterrupt, 6 - GET_HEADER),
-    (requests.VersionRequest, 8 - GET_HEADER),
+    (requests.GetVersionRequest, 8 - GET_HEADER),
     (requests.IgvmAttestRequest, 6288 - GET_HEADER),
     (requests.BiosBootFinalizeRequest, 6 - GET_HEADER),
     (requests.VmgsReadRequest, 24 - GET_HEADER),
@@ -92,7 +94,7 @@ SIZES: list[tuple[type[Format], int]] = [
     (requests.VgaPciWriteRequest, 10 - GET_HEADER),
     (requests.CreateRamRangeRequest, 40 - GET_HEADER),
     (requests.LoadFirmwareRequest, 12 - GET_HEADER),
-    (responses.VersionResponse, 6 - GET_HEADER),
+    (responses.GetVersionResponse, 6 - GET_HEADER),
     (responses.TimeResponse, 32 - GET_HEADER),
     (responses.VmgsGetDeviceInfoResponse, 24 - GET_HEADER),
     (responses.VmgsReadResponse, 8 - GET_HEADER),

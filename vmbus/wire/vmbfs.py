@@ -1,8 +1,10 @@
 """vmbfs: read-only files that the host gives the guest's firmware, such as initial machine configuration (IMC).
 
-A request and its response are messages of a pipe.  Reads by RDMA name a GPADL of the channel and an offset in it.
+A request and its response are messages of a pipe.  Reads by RDMA go into memory that the guest first gave a handle
+(:class:`vmbus.wire.pipe.PipeSetupGpaDirect`).
 
-Sources: openvmm ``vm/devices/vmbus/vmbfs/src/protocol.rs``; mu_msvm ``Include/Protocol/VmbusFileSystem.h``.
+Sources: openvmm ``vm/devices/vmbus/vmbfs/src/protocol.rs``; mu_msvm ``Include/Protocol/VmbusFileSystem.h`` and
+``VmbfsDxe/VmbfsFile.c``.
 """
 
 from __future__ import annotations
@@ -98,12 +100,12 @@ class ReadFileResponse(Format):
 
 
 class ReadFileRdmaRequest(Format):
-    """Guest to host: read into a GPADL."""
+    """Guest to host: read into memory with a handle."""
 
-    handle: int = u32(doc="GPADL to read into")
+    handle: int = u32(doc="where to read to")
     byte_count: int = u32(unit="bytes")
     file_offset: int = u64(unit="bytes")
-    token_offset: int = u64(unit="bytes", doc="in the GPADL")
+    token_offset: int = u64(unit="bytes", doc="in the memory of the handle")
     file_path: bytes = rest(text="utf-16-le")
 
 

@@ -93,7 +93,7 @@ class BusRelations2(Format):
     devices: tuple[DeviceDescription2, ...] = items(DeviceDescription2, count="device_count")
 
 
-class NoBody(Format):
+class VpciNothing(Format):
     """A packet that is its message type alone."""
 
 
@@ -216,13 +216,13 @@ class TdispCommand(SlotBody):
 
 VPCI_BODIES: dict[int, type[Format] | tuple[type[Format], ...]] = {
     VpciMessageType.BUS_RELATIONS: BusRelations,
-    VpciMessageType.QUERY_BUS_RELATIONS: NoBody,
-    VpciMessageType.INVALIDATE_BUS: NoBody,
+    VpciMessageType.QUERY_BUS_RELATIONS: VpciNothing,
+    VpciMessageType.INVALIDATE_BUS: VpciNothing,
     VpciMessageType.DEVICE_POWER_STATE_CHANGE: DevicePowerChange,
     VpciMessageType.CURRENT_RESOURCE_REQUIREMENTS: SlotBody,
     VpciMessageType.GET_RESOURCES: GetResources,
     VpciMessageType.FDO_D0_ENTRY: FdoD0Entry,
-    VpciMessageType.FDO_D0_EXIT: NoBody,
+    VpciMessageType.FDO_D0_EXIT: VpciNothing,
     VpciMessageType.READ_BLOCK: ReadBlock,
     VpciMessageType.WRITE_BLOCK: WriteBlock,
     VpciMessageType.EJECT: SlotBody,
@@ -265,7 +265,7 @@ class StatusCompletion(Format):
     trailing: bytes = rest()
 
 
-class VersionCompletion(Format):
+class VpciVersionCompletion(Format):
     """Answers QUERY_PROTOCOL_VERSION; REVISION_MISMATCH comes with the version that the host would like."""
 
     status: VpciStatus = u32(VpciStatus)
@@ -351,7 +351,7 @@ class TdispCompletion(Format):
 
 VPCI_COMPLETIONS: dict[int, type[Format]] = {
     VpciMessageType.QUERY_BUS_RELATIONS: EmptyCompletion,
-    VpciMessageType.QUERY_PROTOCOL_VERSION: VersionCompletion,
+    VpciMessageType.QUERY_PROTOCOL_VERSION: VpciVersionCompletion,
     VpciMessageType.CURRENT_RESOURCE_REQUIREMENTS: RequirementsCompletion,
     VpciMessageType.GET_RESOURCES: ResourcesCompletion,
     VpciMessageType.DEVICE_POWER_STATE_CHANGE: PowerCompletion,

@@ -24,7 +24,7 @@ from vmbus.wire.get.values import (
 from vmbus.wire.schema import Format, array, blob, guid, nested, raw, rest, u8, u16, u32, u64, variant
 
 
-class VersionRequest(Format):
+class GetVersionRequest(Format):
     """The version that the guest wants."""
 
     version: GetVersion = u32(GetVersion)
@@ -192,7 +192,7 @@ class HostRequestBody(Format):
     body: Format | bytes = variant(
         on="message_id",
         cases={
-            HostRequest.VERSION: VersionRequest,
+            HostRequest.VERSION: GetVersionRequest,
             HostRequest.BIOS_BOOT_FINALIZE: BiosBootFinalizeRequest,
             HostRequest.VMGS_READ: VmgsReadRequest,
             HostRequest.VMGS_WRITE: VmgsWriteRequest,

@@ -23,7 +23,7 @@ from vmbus.wire.get.values import (
 from vmbus.wire.schema import Format, array, blob, guid, i16, i64, nested, pad, rest, u8, u16, u32, u64, variant
 
 
-class VersionResponse(Format):
+class GetVersionResponse(Format):
     """Whether the host has that version."""
 
     version_accepted: int = u8()
@@ -165,7 +165,7 @@ class HostResponseBody(Format):
     body: Format | bytes = variant(
         on="message_id",
         cases={
-            HostRequest.VERSION: VersionResponse,
+            HostRequest.VERSION: GetVersionResponse,
             HostRequest.TIME: TimeResponse,
             HostRequest.VMGS_GET_DEVICE_INFO: VmgsGetDeviceInfoResponse,
             HostRequest.VMGS_READ: VmgsReadResponse,

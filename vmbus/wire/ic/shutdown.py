@@ -32,4 +32,4 @@ class ShutdownMessage(Format):
     reason_code: ShutdownReason = u32(ShutdownReason, default=ShutdownReason.PLANNED)
     timeout_seconds: int = u32(default=0, unit="s", doc="the time that the guest has")
     flags: ShutdownFlags = u32(ShutdownFlags, default=0)
-    message: bytes = raw(2048, default=b"", doc="text to show; hosts leave it empty")
+    message: bytes = raw(2048, default=b"", doc="text to show; openvmm leaves it empty")
