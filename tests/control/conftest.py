@@ -152,11 +152,11 @@ class GuestPlaybook(Playbook):
         version, features = self.client.version, self.client.features
         self.messages += [read_message(m.payload, version, features).body for m in self.sent]
 
-    def connect(self, version: Version = Version.V5_3, features: int = 0, **wishes: Any) -> GuestPlaybook:
-        """Negotiate, and get no offers."""
+    def connect(self, version: Version = Version.V5_3, granted: int = 0, **wishes: Any) -> GuestPlaybook:
+        """Negotiate, be granted features, and get no offers."""
         (self >> (lambda: self.client.connect(versions=[version], **wishes))).ignore()
         answer = control.VersionResponse2(
-            version_supported=1, version_or_connection_id=4, features=FeatureFlags(features)
+            version_supported=1, version_or_connection_id=4, features=FeatureFlags(granted)
         )
         (self >> answer).ignore()
         (self >> control.AllOffersDelivered()).ignore()

@@ -132,9 +132,6 @@ class ControlClient(ClientSaved):
         tried = tuple(sorted(versions, reverse=True))
         if not tried:
             raise Misuse("no version to connect with")
-        for channel in list(self.channels.values()):
-            if channel.state not in RESERVED:
-                self._drop(channel)
         self._wish = ContactWish(
             versions=tried,
             features=features,
