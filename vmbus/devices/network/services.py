@@ -1,49 +1,36 @@
-"""The servers of an embedded network: TCP and UDP echo (port 7), TCP discard (port 9), TCP source (port 19).
+"""The servers of an embedded network: echo (TCP and UDP port 7), discard (9), source (19) and digest (90).
 
-The source sends :data:`SOURCE_BYTES` bytes and closes. Byte ``p`` of them is ``(7 * p + 13 * (p >> 8) + 5 * (p >>
-16)) & 0xff``, so that whoever receives them, in any language, can check each by its position.
+The source sends :data:`SOURCE_BYTES` bytes of the pattern of seed 19 (``vmbus.inet.pattern``) and closes. The digest
+server takes a stream and answers, at its end, with its SHA-256 in hexadecimal. The Linux guest's test
+program speaks to all of them: ``stream-echo tcp:10.7.0.1:7``, ``stream-receive tcp:10.7.0.1:19 67108864 19``,
+``stream-send tcp:10.7.0.1:90``.
 """
 
 from __future__ import annotations
 
-from functools import cache
+import hashlib
 from typing import Final
 
 from vmbus.inet.connection import TcpConnection
 from vmbus.inet.host import InetHost
+from vmbus.inet.pattern import pattern
 
 ECHO_PORT: Final = 7
 DISCARD_PORT: Final = 9
 SOURCE_PORT: Final = 19
+DIGEST_PORT: Final = 90
+SOURCE_SEED: Final = 19
 SOURCE_BYTES: Final = 64 << 20
-_CHUNK: Final = 1 << 16
+_CHUNK: Final = 1 << 18
 
 
 def install_services(host: InetHost) -> None:
-    """Let the host serve the three ports."""
+    """Let the host serve these ports."""
     host.tcp.listen(ECHO_PORT, _Echo)
     host.tcp.listen(DISCARD_PORT, _Discard)
     host.tcp.listen(SOURCE_PORT, _Source)
+    host.tcp.listen(DIGEST_PORT, _Digest)
     host.listen_udp(ECHO_PORT, lambda address, port, data: host.send_udp(address, port, ECHO_PORT, data))
-
-
-@cache
-def _first_chunk() -> bytes:
-    return bytes((7 * p + 13 * (p >> 8)) & 0xFF for p in range(_CHUNK))
-
-
-@cache
-def pattern_chunk(number: int) -> bytes:
-    """64 KiB of the source's pattern: those from ``number * 65536`` on. They repeat after 256."""
-    shift = 5 * number & 0xFF
-    return _first_chunk().translate(bytes((value + shift) & 0xFF for value in range(256)))
-
-
-def pattern(start: int, length: int) -> bytes:
-    """``length`` bytes of the source's pattern from position ``start`` on."""
-    first, last = start // _CHUNK, (start + length + _CHUNK - 1) // _CHUNK
-    whole = b"".join(pattern_chunk(number % 256) for number in range(first, last))
-    return whole[start - first * _CHUNK :][:length]
 
 
 class _Echo:
@@ -72,6 +59,20 @@ class _Discard:
             connection.close()
 
 
+class _Digest:
+    """Answers a stream with its digest."""
+
+    def __init__(self, connection: TcpConnection) -> None:
+        self._digest = hashlib.sha256()
+        connection.on_readable = self._take
+
+    def _take(self, connection: TcpConnection) -> None:
+        self._digest.update(connection.read())
+        if connection.at_end:
+            connection.write(self._digest.hexdigest().encode())
+            connection.close()
+
+
 class _Source:
     """Sends the pattern, and closes."""
 
@@ -83,7 +84,7 @@ class _Source:
 
     def _fill(self, connection: TcpConnection) -> None:
         while connection.room and self._position < SOURCE_BYTES:
-            chunk = memoryview(pattern_chunk(self._position // _CHUNK % 256))[self._position % _CHUNK :]
-            self._position += connection.write(chunk)
+            size = min(_CHUNK, connection.room, SOURCE_BYTES - self._position)
+            self._position += connection.write(pattern(SOURCE_SEED, size, self._position))
         if self._position == SOURCE_BYTES:
             connection.close()

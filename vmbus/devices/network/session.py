@@ -47,8 +47,10 @@ FRAMES_PER_PACKET: Final = 64
 MOST_WAITING: Final = 100 << 10
 """Bytes of control messages that wait for a free suballocation (openvmm ``CONTROL_MESSAGE_MAX_QUEUED_BYTES``)."""
 
-BACKLOG_LIMIT: Final = 16
-"""Ring packets that may wait for room before frames are no longer taken."""
+BACKLOG_LIMIT: Final = 1024
+"""Ring packets that may wait before frames are no longer taken. It must be more than one batch of packets can leave
+behind before they are put into the ring: only a ring that was full tells when there is room again.
+"""
 
 _HEAD: Final = Struct("<11I")  # wire.rndis.RndisReceivedMessage with a RndisReceivedPacket
 _CHECKED: Final = (

@@ -84,8 +84,8 @@ class PacketParser:
                 elif kind == _LARGE_SEND or offload is None:
                     offload = self._offload(kind, value)
             at += size
-        if offload is not None and offload.transport_offset >= len(frame):
-            raise MalformedMessage(f"a TCP header at {offload.transport_offset} of a frame of {len(frame)} bytes")
+        if offload is not None and max(offload.transport_offset, 34) >= len(frame):
+            raise MalformedMessage(f"a transport header at {offload.transport_offset} of {len(frame)} bytes")
         if tag is not None:
             frame = _tagged(frame, tag)
             if offload is not None and offload.transport_offset:

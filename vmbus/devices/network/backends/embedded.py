@@ -1,8 +1,7 @@
 """``embedded``: a network in this process, that needs no privileges. ``embedded[:net=10.7.0.0/24]``.
 
 The first address of the network is ours: it answers ARP, DHCP (which gives the guest the second address) and ICMP
-echo, and it has servers that tests and demos use: TCP and UDP echo on port 7, TCP discard on port 9, and on port 19 a
-TCP source that sends 64 MiB of a known pattern and closes (``services.py``).
+echo, and it has servers that tests and demos use (``services.py``): echo, discard, source and digest.
 """
 
 from __future__ import annotations

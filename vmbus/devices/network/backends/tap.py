@@ -1,0 +1,180 @@
+"""``tap:NAME``: a card whose cable ends in a TAP interface of this machine.
+
+A persistent interface that belongs to the user needs no privileges: ``ip tuntap add dev NAME mode tap user USER``. A
+name that does not exist yet is made, which needs CAP_NET_ADMIN, and goes away with the host.
+
+Frames travel with the kernel's own offload header (``virtio_net_hdr``), so that a guest's large sends cross as one
+frame; what the kernel sends us is complete, because a guest's suballocations hold single frames. The interface keeps
+the offload settings of whoever used it last, so they are set every time.
+
+Sources: Linux 6.12 ``Documentation/networking/tuntap.rst``, ``drivers/net/tun.c``, ``include/uapi/linux/if_tun.h``,
+``include/uapi/linux/virtio_net.h``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import select
+import socket
+from collections.abc import Sequence
+from struct import Struct
+from typing import Final
+
+from vmbus.devices.device import DeviceError, State
+from vmbus.devices.network.backend import Backend, Buffer, Deliver, GuestFrame
+from vmbus.devices.network.segmentation import completed_large_send, transport_offset
+from vmbus.loop import Loop
+
+TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
+IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCGIFMTU = 0x8913, 0x8914, 0x8921
+IFF_UP = 1
+
+_REQUEST: Final = Struct("16sh22x")  # struct ifreq with ifr_flags
+_MTU_REQUEST: Final = Struct("16si20x")  # struct ifreq with ifr_mtu
+_HEADER: Final = Struct("<BBHHHH")  # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
+_NEEDS_CHECKSUM = 1
+_GSO_TCP4, _GSO_TCP6 = 1, 4
+_NOTHING: Final = bytes(_HEADER.size)
+_NAME: Final = re.compile(r"[^\s/:%]{1,15}")
+
+FRAMES_PER_TURN: Final = 64
+"""Frames read from the interface before others get their turn."""
+
+FRAME_ROOM: Final = 16384
+
+
+class TapNetwork(Backend):
+    """A TAP interface."""
+
+    takes_offloads = True
+
+    def __init__(self, name: str) -> None:
+        """Open the interface; :class:`DeviceError` says why that cannot be."""
+        self.name = name
+        self._fd = _open(name)
+        self.mtu = _bring_up(name)
+        self._loop: Loop | None = None
+        self._deliver: Deliver | None = None
+        self._buffers = [bytearray(FRAME_ROOM) for _ in range(FRAMES_PER_TURN)]
+        self._views = [memoryview(buffer) for buffer in self._buffers]
+        self._waiting: list[bytes] = []
+        self.lost = 0
+
+    def start(self, loop: Loop, deliver: Deliver) -> None:
+        self._loop, self._deliver = loop, deliver
+        loop.watch(self._fd, self._readable)
+
+    def stop(self) -> None:
+        if self._loop is not None:
+            self._loop.unwatch(self._fd)
+        self._loop = self._deliver = None
+        self._waiting.clear()
+
+    def _readable(self) -> None:
+        deliver = self._deliver
+        if deliver is None:
+            return
+        frames: list[Buffer] = []
+        fd, head = self._fd, _HEADER.size
+        try:
+            for view in self._views:
+                frames.append(view[head : os.readv(fd, (view,))])
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.EBADFD:  # the interface was deleted: there is nothing to read any more
+                raise DeviceError(f"cannot read from the TAP interface {self.name}: {error.strerror}") from None
+            self.stop()
+            return
+        taken = deliver(frames)
+        if taken < len(frames):
+            self._waiting = [bytes(frame) for frame in frames[taken:]]
+            if self._loop is not None:
+                self._loop.rewatch(fd, 0)
+
+    def resume(self) -> None:
+        if self._deliver is None or self._loop is None:
+            return
+        taken = self._deliver(self._waiting)
+        del self._waiting[:taken]
+        if not self._waiting:
+            self._loop.rewatch(self._fd, select.EPOLLIN)
+
+    def transmit(self, frames: Sequence[GuestFrame]) -> None:
+        fd = self._fd
+        for frame, offload in frames:
+            head = _NOTHING
+            if offload is not None and offload.fill_transport:
+                transport = transport_offset(frame, offload)
+                if offload.segment_size:
+                    frame = completed_large_send(frame, offload)
+                    kind = _GSO_TCP6 if offload.is_ipv6 else _GSO_TCP4
+                    end = transport + (frame[transport + 12] >> 4) * 4
+                    head = _HEADER.pack(_NEEDS_CHECKSUM, kind, end, offload.segment_size, transport, 16)
+                else:
+                    where = 16 if offload.is_tcp else 6
+                    head = _HEADER.pack(_NEEDS_CHECKSUM, 0, 0, 0, transport, where)
+            try:
+                os.writev(fd, (head, frame))
+            except OSError:
+                # No room in the kernel, the interface is down, or the frame makes no sense: a wire loses it too.
+                self.lost += 1
+
+    def close(self) -> None:
+        self.stop()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def inspect(self) -> State:
+        return {"interface": self.name, "mtu": self.mtu, "lost": self.lost, "waiting": len(self._waiting)}
+
+
+def _open(name: str) -> int:
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise DeviceError(f"cannot open /dev/net/tun: {error.strerror}") from None
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, _REQUEST.pack(name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+        fcntl.ioctl(fd, TUNSETVNETHDRSZ, _HEADER.size.to_bytes(4, "little"))
+        fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
+    except OSError as error:
+        os.close(fd)
+        raise DeviceError(f"cannot use the TAP interface {name}: {_reason(name, error)}") from None
+    return fd
+
+
+def _reason(name: str, error: OSError) -> str:
+    if error.errno == errno.EBUSY:
+        return "another process has it open"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return f"not permitted; make it once with: ip tuntap add dev {name} mode tap user $USER"
+    if error.errno == errno.EINVAL:
+        return "there is an interface of that name, and it is no TAP interface"
+    return error.strerror or str(error)
+
+
+def _bring_up(name: str) -> int:
+    """Switch the interface on if we may, and return its MTU."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        answer = fcntl.ioctl(control, SIOCGIFFLAGS, _REQUEST.pack(name.encode(), 0))
+        _, flags = _REQUEST.unpack(answer)
+        if not flags & IFF_UP:
+            try:
+                fcntl.ioctl(control, SIOCSIFFLAGS, _REQUEST.pack(name.encode(), flags | IFF_UP))
+            except PermissionError:
+                pass  # its owner switches it on
+        _, mtu = _MTU_REQUEST.unpack(fcntl.ioctl(control, SIOCGIFMTU, _MTU_REQUEST.pack(name.encode(), 0)))
+        return min(int(mtu), FRAME_ROOM - 64)
+
+
+def backend_from(params: str) -> Backend:
+    """``NAME``"""
+    if not _NAME.fullmatch(params):
+        raise DeviceError(f"tap:{params} is not tap:NAME, with the name of an interface of up to 15 characters")
+    return TapNetwork(params)
