@@ -150,7 +150,7 @@ class TestConnecting:
     def test_unload_while_a_version_is_negotiated(self, guest):
         (guest >> (lambda: guest.client.connect(versions=[Version.V5_3]))).ignore()
         guest >> (lambda: guest.client.unload()) << control.Unload()
-        violated(guest >> yes(), errors.UnsolicitedMessage)
+        guest >> yes()
         guest >> control.UnloadComplete() << ev.UnloadFinished()
 
     def test_unload_without_a_connection(self, guest):
@@ -300,6 +300,9 @@ class TestChannels:
         (guest >> (lambda: guest.client.modify_channel(1, 3))).ignore()
         guest >> control.RescindChannelOffer(channel_id=1) << ev.ChannelModified(1, Status.UNSUCCESSFUL)
         guest << ev.ChannelRescinded(1)
+        # Some hosts answer all the same, once.
+        guest >> control.ModifyChannelResponse(channel_id=1, status=0)
+        violated(guest >> control.ModifyChannelResponse(channel_id=1, status=0), errors.UnsolicitedMessage)
         guest.offered(2)
         (guest >> (lambda: guest.client.open(2, 1, 0))).ignore()
         guest >> control.RescindChannelOffer(channel_id=2) << ev.OpenFinished(2, Status.UNSUCCESSFUL)

@@ -64,6 +64,11 @@ from vmbus.wire.control_values import (
 from vmbus.wire.offer import HvsockUserDefined, OfferChannel, OfferChannelPre7, OfferFlags
 from vmbus.wire.schema import NIL_GUID, Buffer
 
+_AFTER_UNLOAD = frozenset(
+    {MessageType.UNLOAD_COMPLETE, MessageType.OPEN_CHANNEL_RESULT, MessageType.CLOSE_RESERVED_RESPONSE}
+)
+"""What still matters when the guest has ended the connection; the latter two because of reserved channels."""
+
 
 class ControlClient(ClientSaved):
     """A guest's control plane."""
@@ -95,6 +100,8 @@ class ControlClient(ClientSaved):
             handler = self._handlers.get(message.message_type)
             if handler is None:
                 raise WrongDirection(f"{message.message_type} is a message that only guests send")
+            if self.connection is GuestConnection.DISCONNECTING and message.message_type not in _AFTER_UNLOAD:
+                return []  # it crossed our unload
             handler(message.body)
         except Violation as error:
             self._emit(HostViolation(error, payload))
@@ -314,8 +321,6 @@ class ControlClient(ClientSaved):
         self._emit(TlConnectFinished(*request, None, body.status))
 
     def _on_any_offer(self, offer: OfferChannel | OfferChannelPre7) -> None:
-        if not self.is_connected:
-            return  # it crossed our unload
         channel = self._on_offer(offer)
         request = (offer.instance_id, offer.interface_id)
         is_socket = offer.flags & OfferFlags.TLNPI_PROVIDER

@@ -58,6 +58,8 @@ class ClientChannels(ClientBase):
         super().__init__()
         self.gpadls: dict[int, ClientGpadl] = {}
         """All that the host may still know, by id."""
+        self._late_modifications: set[int] = set()
+        """Channels that were rescinded while they were modified: an answer may still come."""
         self._next_gpadl_id = _FIRST_GPADL_ID
 
     # Memory
@@ -239,6 +241,9 @@ class ClientChannels(ClientBase):
         self._send(control.ModifyChannel(channel_id=channel_id, target_vp=target_vp))
 
     def _on_modify_channel_response(self, body: control.ModifyChannelResponse) -> None:
+        if body.channel_id in self._late_modifications:
+            self._late_modifications.discard(body.channel_id)
+            return
         channel = self._named_by_host(body.channel_id)
         if not channel.modifying:
             raise UnsolicitedMessage(f"{channel.name} is not being modified")
@@ -255,6 +260,7 @@ class ClientChannels(ClientBase):
             raise DuplicateOffer(f"channel {offer.channel_id} is known already")
         channel = ClientChannel(offer, self._signals(offer))
         self.channels[offer.channel_id] = channel
+        self._late_modifications.discard(offer.channel_id)
         self._emit(ChannelOffered(offer, channel.connection_id))
         return channel
 
@@ -271,7 +277,9 @@ class ClientChannels(ClientBase):
             # The host will not answer any more (Linux vmbus_rescind_cleanup).
             self._emit(OpenFinished(body.channel_id, Status.UNSUCCESSFUL))
         if channel.modifying:
+            # The same, but some hosts do answer.
             channel.modifying = False
+            self._late_modifications.add(body.channel_id)
             self._emit(ChannelModified(body.channel_id, Status.UNSUCCESSFUL))
         self._emit(ChannelRescinded(body.channel_id))
         self._release_if_quiet(channel)

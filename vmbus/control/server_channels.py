@@ -160,6 +160,10 @@ class ServerChannels(ServerGpadls):
         if target_vp == INTERRUPTS_DISABLED:
             raise InvalidTargetVp(f"channel {channel_id}: interrupts cannot be disabled while it is open")
         channel = self.offers.named_by_guest(channel_id)
+        if channel.state.is_rescinded:
+            # The guest did not know yet.
+            self._send_modify_response(channel_id, Status.UNSUCCESSFUL)
+            return
         request = channel.request
         if channel.state is not HostChannel.OPEN or channel.reserved or request is None:
             raise IllegalChannelState(f"{channel.name} is not open")
