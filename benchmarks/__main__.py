@@ -1,6 +1,4 @@
-"""``python -m benchmarks NAME... [--json]``; without a name, all of them. Exit status 2 for a name that is not
-there.
-"""
+"""``python -m benchmarks NAME... [--json]``; without a name, or with ``all``, all. Exit status 2 for an unknown name."""
 
 from __future__ import annotations
 
@@ -12,7 +10,9 @@ from vmbus.errors import VmbusError
 
 def main(arguments: list[str]) -> int:
     as_json = "--json" in arguments
-    wanted = [argument for argument in arguments if argument != "--json"] or names()
+    wanted = [argument for argument in arguments if argument != "--json"]
+    if not wanted or wanted == ["all"]:
+        wanted = names()
     unknown = [name for name in wanted if name not in names()]
     if unknown:
         print(f"no benchmark {unknown[0]!r}; there are {', '.join(names())}", file=sys.stderr)

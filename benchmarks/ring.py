@@ -1,10 +1,9 @@
-"""The ring against Linux's user-space ring (``tools/hv/vmbus_bufring.c`` at -O2): packets per second, and signals
-per packet.
+"""The ring against Linux's user-space ring (``tools/hv/vmbus_bufring.c`` at -O2): packets per second, signals per packet.
 
 A packet is sent and received. "one process" is both ends in one thread on one ring of 128 KiB, interrupts masked as
-while a device is busy, in seconds of the processor; "two processes" has all sleeping, waking and signalling through eventfds, by the same rules
-at both sides (``ring_peer.c`` adds them to Linux's ring). "extension" and "Python" are our two implementations;
-both hand over typed packets, copied and checked, where the peer copies into one buffer.
+while a device is busy, in seconds of the processor; "two processes" has all sleeping, waking and signalling through
+eventfds, by the same rules at both sides (``ring_peer.c`` adds them to Linux's ring). "extension" and "Python" are our
+two implementations; both hand over typed packets, copied and checked, where the peer copies into one buffer.
 """
 
 from __future__ import annotations

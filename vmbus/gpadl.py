@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 from vmbus.errors import VmbusError
 from vmbus.memory import PAGE_SHIFT, PAGE_SIZE, GuestMemory, Mapping
+from vmbus.wire import ring as wire
 
 MAX_GPADL_BYTES = 0xFFF8
 """The most bytes of ranges in one GPADL: the header's ``range_buflen`` has 16 bits, and words have 8 bytes."""
 
-_RANGE_HEAD = Struct("<II")
+_RANGE_HEAD = wire.GpaRange.STRUCT
 
 
 class GpadlError(VmbusError):

@@ -9,7 +9,6 @@ This module frames and unframes; it keeps no ring and sends nothing. Sources: op
 from __future__ import annotations
 
 from collections.abc import Iterator
-from struct import Struct
 
 from vmbus.ring.errors import RingError
 from vmbus.ring.packet import IN_BAND, OutgoingPacket, Payload, RingPacket
@@ -23,7 +22,7 @@ BYTE_CHUNK = 2048
 does.
 """
 
-_HEADER: Struct = PipeHeader.STRUCT  # type: ignore[attr-defined]
+_HEADER = PipeHeader.STRUCT
 _DATA = int(PipePacketType.DATA)
 
 

@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 from vmbus.gpadl import GpaRange, build_ranges, parse_ranges
 from vmbus.ring.errors import RingError
+from vmbus.wire.ring import GpaDirectHeader, TransferPageHeader, TransferPageRange
 
-_GPA_DIRECT = Struct("<II")  # wire.ring.GpaDirectHeader without its list
-_TRANSFER_PAGES = Struct("<HBBI")  # wire.ring.TransferPageHeader without its list
+_GPA_DIRECT = GpaDirectHeader.STRUCT
+_TRANSFER_PAGES = TransferPageHeader.STRUCT
+_TRANSFER_RANGE = TransferPageRange.STRUCT
 
 
 class InvalidTransferPageRange(RingError):
@@ -65,4 +67,4 @@ def build_transfer_pages(set_id: int, ranges: Iterable[tuple[int, int]]) -> byte
     """Make the extension of a transfer-page packet from ``(byte_count, byte_offset)`` pairs."""
     listed = list(ranges)
     head = _TRANSFER_PAGES.pack(set_id, 0, 0, len(listed))
-    return head + b"".join(Struct("<II").pack(*one) for one in listed)
+    return head + b"".join(_TRANSFER_RANGE.pack(*one) for one in listed)

@@ -12,7 +12,6 @@ stand at the same places.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import Struct
 
 from vmbus.atomics import acquire_fence, full_fence, release_fence
 from vmbus.ring.errors import (
@@ -46,8 +45,8 @@ from vmbus.ring.packet import (
 )
 from vmbus.wire.ring import PacketDescriptor, PacketFooter, RingFeatures
 
-_DESCRIPTOR: Struct = PacketDescriptor.STRUCT  # type: ignore[attr-defined]
-_FOOTER: Struct = PacketFooter.STRUCT  # type: ignore[attr-defined]
+_DESCRIPTOR = PacketDescriptor.STRUCT
+_FOOTER = PacketFooter.STRUCT
 _LONGEST = 0xFFFF * 8  # length8 has 16 bits
 _PADDING = tuple(bytes(count) for count in range(8))
 _PENDING_SEND_SIZE_SUPPORTED = int(RingFeatures.PENDING_SEND_SIZE)
