@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME... [--json]``; without a name, or with ``all``, all. Exit status 2 for an unknown name."""
+"""``python -m benchmarks NAME... [--json]``; without a name, or with ``all``, all of them. Unknown: status 2."""
 
 from __future__ import annotations
 

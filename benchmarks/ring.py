@@ -1,4 +1,4 @@
-"""The ring against Linux's user-space ring (``tools/hv/vmbus_bufring.c`` at -O2): packets per second, signals per packet.
+"""The ring against Linux's user-space ring (``tools/hv/vmbus_bufring.c``, -O2): packets per second, signals per packet.
 
 A packet is sent and received. "one process" is both ends in one thread on one ring of 128 KiB, interrupts masked as
 while a device is busy, in seconds of the processor; "two processes" has all sleeping, waking and signalling through
