@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vmbus.devices.device import DeviceError
-
-Views = Sequence[memoryview]
-"""Pieces of memory that are together one buffer, in order; as ``os.preadv`` takes them."""
+from vmbus.devices.storage.buffers import Views
 
 _ZEROS = memoryview(bytes(1 << 20))
 
@@ -151,8 +149,11 @@ def open_backend(text: str, *, read_only: bool = False) -> Backend:
     Raises :class:`BackendError`.
     """
     scheme, colon, params = text.partition(":")
+    scheme, plus, variant = scheme.partition("+")
     if not colon or not scheme.isidentifier() or Path(text).exists():
         scheme, params = ("qemu" if Path(text).suffix.lower() in IMAGE_SUFFIXES else "file"), text
+    elif plus:
+        params = f"+{variant}:{params}"
     opener: Callable[[str, bool], Backend]
     module = f"{__package__}.{scheme}"
     if find_spec(module) is not None and hasattr(found := import_module(module), "open_params"):
@@ -175,21 +176,6 @@ def parse_size(text: str) -> int:
     if not digits.isascii() or not digits.isdigit() or unit not in units or not int(digits):
         raise BackendError(f"{text!r} is not a size: write bytes, or a number with K, M, G or T")
     return int(digits) * units[unit]
-
-
-def total_length(views: Views) -> int:
-    """The bytes of a buffer in pieces."""
-    return sum(map(len, views))
-
-
-def advance(views: Views, count: int) -> list[memoryview]:
-    """What is left of a buffer in pieces after its first ``count`` bytes."""
-    rest = list(views)
-    while rest and count >= len(rest[0]):
-        count -= len(rest.pop(0))
-    if rest and count:
-        rest[0] = rest[0][count:]
-    return rest
 
 
 def errno_error(code: int, what: str) -> OSError:

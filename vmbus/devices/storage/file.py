@@ -16,7 +16,8 @@ import stat
 import struct
 from typing import Any
 
-from vmbus.devices.storage.backend import Backend, BackendError, Views, advance, errno_error, parse_size, total_length
+from vmbus.devices.storage.backend import Backend, BackendError, errno_error, parse_size
+from vmbus.devices.storage.buffers import Views, advance, total_length
 
 _KEEP_SIZE = 1
 _PUNCH_HOLE = 2

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vmbus.channel import Channel, ChannelHandler
-from vmbus.devices.storage.media import MAX_TRANSFER, MediaUnit, cut
+from vmbus.devices.storage.buffers import cut
+from vmbus.devices.storage.media import MAX_TRANSFER, MediaUnit
 from vmbus.devices.storage.result import Result, backend_failure, illegal_request, vstor_status
 from vmbus.devices.storage.task import IN, OUT, Task
 from vmbus.errors import VmbusError

@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from vmbus.devices.storage.backend import Backend, BackendError, Views
+from vmbus.devices.storage.backend import Backend, BackendError
+from vmbus.devices.storage.buffers import cut, scatter
 from vmbus.devices.storage.identity import Identity
 from vmbus.devices.storage.result import (
     ABORTED,
@@ -235,22 +236,3 @@ class MediaUnit(LogicalUnit):
             self.abort(ABORTED)
             self.let_go(self.backend)
             self.set_medium(None)
-
-
-def cut(views: Views, size: int) -> list[memoryview]:
-    """The first ``size`` bytes of a buffer in pieces."""
-    found: list[memoryview] = []
-    for view in views:
-        if size <= 0:
-            break
-        found.append(view if len(view) <= size else view[:size])
-        size -= len(view)
-    return found
-
-
-def scatter(data: bytearray | bytes, views: list[memoryview]) -> None:
-    """Copy a buffer into pieces of the same length."""
-    source = memoryview(data)
-    for view in views:
-        view[:] = source[: len(view)]
-        source = source[len(view) :]

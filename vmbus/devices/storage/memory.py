@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 
-from vmbus.devices.storage.backend import Backend, BackendError, Views, parse_size
+from vmbus.devices.storage.backend import Backend, BackendError, parse_size
+from vmbus.devices.storage.buffers import Views
 
 _MAP_NORESERVE = 0x4000
 

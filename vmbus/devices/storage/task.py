@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
-from vmbus.devices.storage.backend import Views, total_length
+from vmbus.devices.storage.buffers import Views, total_length
 from vmbus.devices.storage.result import GOOD, Result
 from vmbus.wire.vstor import DataDirection
 
