@@ -72,8 +72,10 @@ class Queue(ChannelHandler):
             if frames:
                 self.session.transmit(frames)
         except VmbusError as error:
-            # The error outlives the channel, and must not hold slices of the guest's buffers with it.
+            # The error outlives the channel. Its traceback, and that of what caused it, would hold slices of the
+            # guest's buffers, which are about to be unmapped.
             frames.clear()
+            error.__context__ = error.__cause__ = None
             raise error.with_traceback(None) from None
         if freed:
             self.session.suballocations_freed()
