@@ -27,7 +27,7 @@ from vmbus.devices.storage.result import (
     illegal_request,
     unit_attention,
 )  # fmt: skip
-from vmbus.devices.storage.task import Task
+from vmbus.devices.storage.task import IN, Task
 from vmbus.devices.storage.workers import InlineRunner, Runner
 from vmbus.wire.scsi.opcodes import DeviceType, Opcode
 from vmbus.wire.scsi.sense import AdditionalSense
@@ -119,7 +119,7 @@ class LogicalUnit:
         except CheckCondition as failure:
             result = failure.result
         except OSError as failure:
-            result = backend_failure(failure, writing=task.direction == 0).result
+            result = backend_failure(failure, writing=task.direction != IN).result
         task.end(result)
         self._call_if_idle()
 

@@ -61,7 +61,10 @@ class Workers:
             if self._closed:
                 return
             self._idle.release()
-            self._call_in_loop(lambda done=done, result=result: done(result))  # type: ignore[misc]
+            try:
+                self._call_in_loop(lambda done=done, result=result: done(result))  # type: ignore[misc]
+            except OSError:
+                return  # the loop was closed while this worker was away
 
     def close(self) -> None:
         """Let the threads go; what they are doing ends unseen."""
