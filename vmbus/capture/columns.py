@@ -5,6 +5,7 @@ A view of a column that somebody holds stays what it was when more records come.
 
 from __future__ import annotations
 
+import mmap
 from enum import IntFlag
 from typing import Any
 
@@ -55,9 +56,7 @@ class Columns:
 
     def __init__(self) -> None:
         self._count = 0
-        self._arrays: dict[str, NDArray[Any]] = {
-            name: np.empty(_FIRST_CAPACITY, kind) for name, kind in COLUMNS.items()
-        }
+        self._arrays: dict[str, NDArray[Any]] = {name: _room(_FIRST_CAPACITY, kind) for name, kind in COLUMNS.items()}
 
     def __len__(self) -> int:
         return self._count
@@ -77,9 +76,17 @@ class Columns:
         self._count = end
 
     def _grow(self, needed: int) -> None:
-        # Memory that nobody has written to is not there yet, so room to grow costs nothing.
         capacity = max(needed, 2 * len(self._arrays["offset"]))
         for name, array in self._arrays.items():
-            larger = np.empty(capacity, array.dtype)
+            larger = _room(capacity, array.dtype.str)
             larger[: self._count] = array[: self._count]
             self._arrays[name] = larger
+
+
+def _room(capacity: int, kind: str) -> NDArray[Any]:
+    """An empty column. Its pages come from the system when they are written to, and go back when it is dropped.
+
+    malloc would keep the pages of outgrown columns: a quarter more for a million records.
+    """
+    area = mmap.mmap(-1, capacity * np.dtype(kind).itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(area, kind)

@@ -7,7 +7,7 @@
     slow = np.flatnonzero(store.columns.kind == RecordKind.PACKET)
     print(store.record(int(slow[0])))
 
-The file is mapped; blocks are found by following their lengths, and their fields are then gathered for 65,536 of them
+The file is mapped; blocks are found by following their lengths, and their fields are then gathered for 8,192 of them
 at a time. What is not as we write it (other byte order, damage) goes block by block through ``vmbus.capture.walk``,
 and the outcome is the same. :meth:`CaptureStore.update` takes in what has been added, to a file that grows or by a
 live stream, which is spooled to a temporary file.
@@ -34,7 +34,7 @@ from vmbus.capture.gather import Words, describe, gather
 from vmbus.capture.reader import PACKET_BLOCKS, CannotOpen, Interface, NotACapture, Record, Section, packet_record
 from vmbus.capture.walk import KNOWN_TYPES, MAX_BLOCK, Block, BlockWalker, ByteSource, Damage, open_source
 
-_BATCH = 1 << 16
+_BATCH = 1 << 13
 _SPOOL_PIECE = 1 << 20
 
 
