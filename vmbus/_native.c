@@ -53,12 +53,9 @@ typedef struct {
 
 static PyObject *atomic_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"view", NULL};
     PyObject *target;
-    if (kwargs != NULL && PyDict_Size(kwargs) != 0) {
-        PyErr_SetString(PyExc_TypeError, "AtomicView takes no keyword arguments");
-        return NULL;
-    }
-    if (!PyArg_ParseTuple(args, "O:AtomicView", &target))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:AtomicView", names, &target))
         return NULL;
     AtomicView *self = (AtomicView *)PyType_GenericAlloc(type, 0);
     if (self == NULL)
@@ -319,13 +316,10 @@ static void port_dealloc(PyObject *object)
 
 static PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"control", "data", "size", NULL};
     PyObject *control, *data;
     unsigned long size;
-    if (kwargs != NULL && PyDict_Size(kwargs) != 0) {
-        PyErr_SetString(PyExc_TypeError, "RingPort takes no keyword arguments");
-        return NULL;
-    }
-    if (!PyArg_ParseTuple(args, "OOk:RingPort", &control, &data, &size))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOk:RingPort", names, &control, &data, &size))
         return NULL;
     RingPort *self = (RingPort *)PyType_GenericAlloc(type, 0);
     if (self == NULL)

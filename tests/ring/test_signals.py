@@ -193,6 +193,19 @@ def test_room_that_appears_in_the_middle_of_a_batch_is_used(make_ends, pure):
     assert len(ends.incoming.read_batch()) == written
 
 
+def test_whoever_takes_an_end_over_can_tell_that_a_signal_may_be_lost(ends):
+    assert not ends.outgoing.receiver_may_be_asleep and not ends.incoming.sender_may_be_asleep
+    ends.incoming.unmask_interrupts()
+    send(ends, 4000)  # suppose that its signal was never delivered
+    assert ends.outgoing.receiver_may_be_asleep
+    ends.incoming.mask_interrupts()
+    assert not ends.outgoing.receiver_may_be_asleep
+    ends.outgoing.request_room(1000)
+    assert not ends.incoming.sender_may_be_asleep
+    receive(ends)  # and this one neither
+    assert ends.incoming.sender_may_be_asleep
+
+
 def test_both_ends_of_the_ring_can_be_looked_at(ends):
     send(ends, 8)
     state = ends.memory.state()

@@ -7,7 +7,14 @@ from typing import Protocol
 from vmbus import native
 from vmbus.atomics import full_fence
 from vmbus.ring.errors import InterruptsExternallyMasked, UncommittedPackets
-from vmbus.ring.memory import FEATURE_BITS, INTERRUPT_MASK, READ_INDEX, WRITE_INDEX, RingMemory
+from vmbus.ring.memory import (
+    FEATURE_BITS,
+    INTERRUPT_MASK,
+    PENDING_SEND_SIZE,
+    READ_INDEX,
+    WRITE_INDEX,
+    RingMemory,
+)
 from vmbus.ring.packet import MAX_BATCH, RingPacket
 from vmbus.ring.reference import ReferencePort
 from vmbus.wire.ring import RingFeatures
@@ -92,6 +99,14 @@ class IncomingRing:
     def peer_waits_for_room(self) -> bool:
         """Whether the sender says it uses ``pending_send_size``, and so is to be signalled when room appears."""
         return bool(self.memory.words[FEATURE_BITS] & RingFeatures.PENDING_SEND_SIZE)
+
+    @property
+    def sender_may_be_asleep(self) -> bool:
+        """Whether the sender waits for room that is there: its signal may have been lost with a process that stood here
+        before. Signal it then; for an end that was taken over, as openvmm's ``writer_needs_signal``.
+        """
+        pending = self.memory.words[PENDING_SEND_SIZE]
+        return pending != 0 and self.memory.size - self.available > pending
 
     def read_batch(self, max_packets: int = MAX_BATCH) -> list[RingPacket]:
         """Take up to ``max_packets`` (at most 64) packets; an empty list means that there are none now."""

@@ -8,7 +8,14 @@ from typing import Protocol
 from vmbus import native
 from vmbus.atomics import full_fence
 from vmbus.ring.errors import InvalidMessageLength, RingFull, UncommittedPackets
-from vmbus.ring.memory import FEATURE_BITS, PENDING_SEND_SIZE, WRITE_INDEX, RingMemory
+from vmbus.ring.memory import (
+    FEATURE_BITS,
+    INTERRUPT_MASK,
+    PENDING_SEND_SIZE,
+    READ_INDEX,
+    WRITE_INDEX,
+    RingMemory,
+)
 from vmbus.ring.packet import OutgoingPacket, Payload
 from vmbus.ring.reference import ReferencePort, needed_for
 from vmbus.wire.ring import RingFeatures
@@ -88,6 +95,14 @@ class OutgoingRing:
     def waiting(self) -> bool:
         """Whether the ring was full and the receiver has been asked for a signal when there is room."""
         return self._pending != 0
+
+    @property
+    def receiver_may_be_asleep(self) -> bool:
+        """Whether packets lie in the ring and the receiver is not at work: its signal may have been lost with a process
+        that stood here before. Signal it then; for an end that was taken over, as openvmm's ``reader_needs_signal``.
+        """
+        words = self.memory.words
+        return not words[INTERRUPT_MASK] and words[WRITE_INDEX] != words[READ_INDEX]
 
     def write_batch(self, packets: Sequence[OutgoingPacket]) -> int:
         """Write packets while there is room and return how many were written.
