@@ -11,7 +11,7 @@ from vmbus.cli import main
 from vmbus.linux.errors import GuestNotStarted
 from vmbus.linux.launch import ExitStatus, GuestOptions, GuestStillRunning
 from vmbus.testing.fake_host import FakeHost
-from vmbus.testing.linux import StartGuest
+from vmbus.testing.linux import StartGuest, kernel_or_skip
 
 pytestmark = pytest.mark.linux
 
@@ -93,3 +93,12 @@ def test_without_a_script_the_console_has_a_shell(host: FakeHost, linux_guest: S
     guest.wait_for_line("6 x 7 = 42", 10)
     guest.write_line("exit")
     assert guest.wait(10) == ExitStatus.DONE
+
+
+def test_a_kernel_that_cannot_be_built_skips_a_test_but_fails_it_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "")
+    with pytest.raises(pytest.skip.Exception, match="no Linux guest here: no kernel source"):
+        kernel_or_skip("/no/such/tree")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="CI needs the Linux guest"):
+        kernel_or_skip("/no/such/tree")

@@ -178,9 +178,9 @@ static void mount_basics(void)
 	mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, NULL);
 }
 
-static void open_console(void)
+static void open_console(const char *path)
 {
-	int fd = open("/dev/console", O_RDWR);
+	int fd = open(path, O_RDWR);
 
 	if (fd < 0)
 		return;
@@ -191,14 +191,16 @@ static void open_console(void)
 		close(fd);
 }
 
-/* The shell takes the console as its controlling terminal, so that ^C works in it. */
 static int shell(const char *line)
 {
-	setsid();
-	if (line)
+	if (line) {
 		execl(SHELL, "sh", "-c", line, NULL);
-	else
-		execl(SHELL, "-sh", NULL);
+		return 127;
+	}
+	/* /dev/console cannot be a controlling terminal, but the terminal behind it can: ^C works then. */
+	setsid();
+	open_console("/dev/tty0");
+	execl(SHELL, "-sh", NULL);
 	return 127;
 }
 
@@ -314,7 +316,7 @@ static int run_as_init(void)
 	int status = 0;
 
 	mount_basics();
-	open_console();
+	open_console("/dev/console");
 	setenv("PATH", "/bin:/sbin:/usr/bin:/usr/sbin", 1);
 	setenv("HOME", "/", 1);
 	setenv("TERM", "linux", 0);
