@@ -127,8 +127,8 @@ class SynicVp:
         """Wake the processor."""
         try:
             os.eventfd_write(self._interrupt, 1)
-        except (BlockingIOError, ValueError):
-            pass  # the counter is at its limit: the processor is awake enough
+        except (OSError, ValueError):
+            pass  # the counter is at its limit: the processor is awake enough; or it was a pipe, and the guest is gone
 
     def _deliver_queued(self) -> None:
         for sint in self._queues:

@@ -140,7 +140,7 @@ def _run(command: list[str], log: Path, step: Callable[[str], None]) -> None:
     environment = os.environ | {"LC_ALL": "C", "KBUILD_BUILD_USER": "vmbus", "KBUILD_BUILD_HOST": "vmbus"}
     first_error = ""
     with (
-        log.open("a") as file,
+        log.open("a", buffering=1) as file,
         subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
