@@ -9,6 +9,7 @@ Sources: Linux 6.12 ``drivers/net/hyperv/netvsc.c`` and ``rndis_filter.c``; mu_m
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from struct import Struct
 from typing import Any, Final
 from zlib import crc32
@@ -287,8 +288,11 @@ class NetworkDriver(Driver):
 
     def subchannel_offered(self, offer: ChannelOffer) -> None:
         if self._bus is not None and offer.subchannel_index <= self._subchannels:
-            opening = self._bus.open(offer, RING_PAGES, RING_PAGES)
-            opening.then(lambda opened: self._add_queue(opened.result()))
+            self._bus.open(offer, RING_PAGES, RING_PAGES).then(self._subchannel_opened)
+
+    def _subchannel_opened(self, opened: Promise[Channel]) -> None:
+        with suppress(VmbusError):  # the card may be gone before the host answers
+            self._add_queue(opened.result())
 
     def _add_queue(self, channel: Channel) -> None:
         queue = GuestQueue(self, channel)
