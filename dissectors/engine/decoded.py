@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dissectors.engine.channels import ChannelLife
     from dissectors.engine.dialect import Dialect
 
+_SPOKEN = frozenset({int(RecordKind.PACKET), int(RecordKind.EXTERNAL), int(RecordKind.MESSAGE)})
 _LENGTHS = struct.Struct("<II")
 _ARROWS: dict[int, str] = {Direction.GUEST_TO_HOST: "->", Direction.HOST_TO_GUEST: "<-"}
 
@@ -104,8 +105,8 @@ class Decoded:
 
     @property
     def protocol(self) -> str:
-        """The name of the innermost protocol that the channel speaks: ``control``, ``vstor``, ``nvsp`` ..."""
-        return self.dialect.name
+        """What the channel speaks, ``control``, ``vstor``, ``nvsp`` ...; of records that say nothing, their kind."""
+        return self.dialect.name if self.kind in _SPOKEN else self.kind_name
 
     @property
     def channel_name(self) -> str:

@@ -80,8 +80,6 @@ class Summary:
         protocol, channel_id, name = item.protocol, item.channel_id, item.channel_name
         if protocol == "control":
             channel_id, name = 0, ""
-        elif item.kind not in (_PACKET, _EXTERNAL):
-            protocol = item.kind_name
         key = (channel_id, name, protocol)
         row = self._rows.get(key)
         if row is None:

@@ -81,7 +81,7 @@ class Checker:
 
 
 def check_all(session: Session, items: Iterable[Decoded]) -> list[Finding]:
-    """All findings of a capture; ``items`` come from the session one by one, as a rule looks at its state in between."""
+    """All findings of a capture; ``items`` come from the session one by one: rules look at its state in between."""
     checker = Checker(session)
     found: list[Finding] = []
     for item in items:
