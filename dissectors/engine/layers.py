@@ -81,9 +81,11 @@ def _deepen(
         rule = rule_for(node.format, child.name, inside)
         chosen = rule.choose(data, start, stop, beside) if rule is not None else within.get(child.name)
         if chosen is not None:
-            found, _ = walk(chosen, data, start, stop)
+            found, end = walk(chosen, data, start, stop)
             _deepen(data, found, inside, within)
             child.children.append(found)
+            if end < stop:
+                child.children.append(Node("padding", bytes(data[end:stop]), end, stop - end))
 
 
 def _is_cut(node: Node) -> bool:

@@ -92,8 +92,7 @@ def _is_list(node: Node) -> bool:
 
 def _name(owner: type[Format] | None, node: Node, child: Node) -> str:
     if owner is None or child.field is None:
-        assert child.format is not None
-        return format_name(child.format)
+        return format_name(child.format) if child.format is not None else f"vmbus.{child.name}"
     if _is_cut(child, child.field):
         return "vmbus.cut_short"
     name = field_name(owner, child.field.name)

@@ -100,7 +100,10 @@ local function add_inside(item, tvb, start, stop, fld, scope, context)
     elseif context.within then
         chosen = context.within[fld.n]
     end
-    if item and chosen then walk(item, tvb, chosen, start, stop, nil, context) end
+    if item and chosen then
+        local finish = walk(item, tvb, chosen, start, stop, nil, context)
+        if finish < stop then item:add(named.padding, tvb(finish, stop - finish)) end
+    end
 end
 
 -- Shows the elements of a list below an item of their own; returns where they end, and the item.

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from dissectors.testing import GUEST, HOST, Script
@@ -138,3 +144,26 @@ def _to_guest(script: Script, transaction: int, message: bytes) -> None:
         extension=pages,
     )
     script.completion(GUEST, 4, _done(), transaction=transaction)
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A capture of the Python guest using a disk and a card of our host, both in processes of their own."""
+    folder = tmp_path_factory.mktemp("recorded")
+    disk, socket, capture = folder / "disk.img", folder / "host.sock", folder / "capture.pcapng"
+    disk.write_bytes(bytes(1 << 20))
+    vmbus = [sys.executable, "-m", "vmbus"]
+    host = subprocess.Popen(
+        [*vmbus, "host", f"unix:{socket}", "--scsi", str(disk), "--nic", "embedded", "-w", str(capture)]
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not socket.exists():
+            assert host.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        guest = [*vmbus, "guest", "run", "--python", f"unix:{socket}", "--timeout", "1", "--pause", "0.05"]
+        subprocess.run(guest, check=True, timeout=60, capture_output=True)
+    finally:
+        host.send_signal(signal.SIGINT)
+        host.wait(30)
+    return capture
