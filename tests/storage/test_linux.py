@@ -1,0 +1,261 @@
+"""Linux's own SCSI drivers on our controllers: sd and sr find, use, lose and notice what they should."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from vmbus.devices.catalog import make_devices
+from vmbus.devices.storage.controller import StorageController, UnitAddress
+from vmbus.devices.storage.disk import ScsiDisk
+from vmbus.devices.storage.dvd import ScsiDvd
+from vmbus.devices.storage.file import FileBackend
+from vmbus.devices.storage.spec import parse_disk_option
+from vmbus.inet.pattern import pattern
+from vmbus.linux.launch import ExitStatus, LinuxGuest
+from vmbus.testing.hosts import RunningHost
+from vmbus.testing.iso import build_iso
+from vmbus.testing.linux import StartGuest
+
+pytestmark = pytest.mark.linux
+
+StartHost = Callable[..., RunningHost]
+
+COMPLAINTS = ("I/O error", "Sense Key", "storvsc: tag", "rejected", "DID_", "hung task")
+
+
+def complaints(guest: LinuxGuest) -> list[str]:
+    """Lines of the kernel's log that a sound disk never causes."""
+    return [line for line in guest.lines if any(word in line for word in COMPLAINTS)]
+
+
+def controller_of(host: RunningHost) -> StorageController:
+    return cast("StorageController", host.host.slots[0].device)
+
+
+@pytest.mark.parametrize(
+    "disk",
+    [
+        "file:{path},create=64M",
+        "memory:64M",
+        "file:{path},create=64M,sector=4096",
+        "file:{path},create=64M,sector=512e",
+        "overlay:{path}",
+        "faulty:memory:64M,slow=0.001,every=50",
+    ],
+)
+def test_a_verified_random_load_runs_without_one_complaint(
+    running_host: StartHost, linux_guest: StartGuest, tmp_path: Path, disk: str
+) -> None:
+    path = tmp_path / "disk.img"
+    if "create" not in disk and "{path}" in disk:
+        path.write_bytes(bytes(64 << 20))
+    host = running_host(make_devices(disks=[disk.format(path=path)]))
+    guest = linux_guest(host.address, ["wait-path /dev/sda 10", "disk-load /dev/sda 2 8 7"])
+    assert guest.wait(60) == ExitStatus.DONE
+    assert complaints(guest) == []
+
+
+def test_linux_sees_sectors_cache_and_discard_as_they_are(
+    running_host: StartHost, linux_guest: StartGuest, tmp_path: Path
+) -> None:
+    path = tmp_path / "d"
+    disks = [f"file:{path},create=64M,sector=512e", "memory:64M,sector=4096", "memory:64M,readonly"]
+    host = running_host(make_devices(disks=disks))
+    queue = "/sys/block/{}/queue/{}"
+    guest = linux_guest(
+        host.address,
+        [
+            "wait-path /dev/sdc 10",
+            "expect " + queue.format("sda", "logical_block_size") + " 512",
+            "expect " + queue.format("sda", "physical_block_size") + " 4096",
+            "sh grep -q 'write back' " + queue.format("sda", "write_cache"),
+            "expect " + queue.format("sda", "discard_granularity") + " 4096",
+            "expect " + queue.format("sda", "fua") + " 1",
+            "expect " + queue.format("sda", "rotational") + " 0",
+            "expect " + queue.format("sdb", "logical_block_size") + " 4096",
+            "expect /sys/block/sdc/ro 1",
+            "sh grep -q Msft /sys/block/sda/device/vendor",
+        ],
+    )
+    assert guest.wait(40) == ExitStatus.DONE
+    assert complaints(guest) == []
+
+
+def test_disks_come_go_and_grow_while_linux_uses_another(
+    running_host: StartHost, linux_guest: StartGuest, tmp_path: Path
+) -> None:
+    host = running_host(make_devices(disks=[f"file:{tmp_path / 'a'},create=64M"]))
+    controller = controller_of(host)
+    guest = linux_guest(
+        host.address,
+        [
+            "wait-path /dev/sda 10",
+            "background disk-load /dev/sda 4 4 1 32M",
+            "say load-runs",
+            "wait-path /dev/sdb 10",
+            "disk-fill /dev/sdb 0 1M 5",
+            "say added",
+            "wait-gone /dev/sdb 10",
+            "say removed",
+            "sh for i in $(seq 100); do grep -q 262144 /sys/block/sda/size && exit 0; sleep 0.1; done; exit 1",
+            "wait",
+        ],
+    )
+    guest.wait_for_line("load-runs", 20)
+    extra = parse_disk_option("memory:8M").open()
+    host.in_host(lambda: controller.add(UnitAddress(0, 0, 1), extra))
+    guest.wait_for_line("added", 20)
+    host.in_host(lambda: controller.remove(UnitAddress(0, 0, 1)).close())
+    guest.wait_for_line("removed", 20)
+    backend = controller.units[UnitAddress(0, 0, 0)].backend
+    assert isinstance(backend, FileBackend)
+    host.in_host(lambda: backend.resize(128 << 20))
+    assert guest.wait(40) == ExitStatus.DONE
+
+
+def test_linux_mounts_a_dvd_and_notices_another_disc(
+    running_host: StartHost, linux_guest: StartGuest, tmp_path: Path
+) -> None:
+    contents = [random.Random(seed).randbytes(300_000 + seed) for seed in range(2)]
+    for index, content in enumerate(contents):
+        (tmp_path / f"{index}.iso").write_bytes(build_iso({"DATA.BIN": content}))
+    host = running_host(make_devices(disks=[f"{tmp_path / '0.iso'},dvd"]))
+    drive = cast("ScsiDvd", controller_of(host).units[UnitAddress(0, 0, 0)])
+    sums = [hashlib.sha256(content).hexdigest() for content in contents]
+    guest = linux_guest(
+        host.address,
+        [
+            "wait-path /dev/sr0 10",
+            "mount /dev/sr0 /mnt iso9660 ro",
+            f"sha256 /mnt/data.bin {sums[0]}",
+            "umount /mnt",
+            "say other-disc-please",
+            "sleep 3",
+            "mount /dev/sr0 /mnt iso9660 ro",
+            f"sha256 /mnt/data.bin {sums[1]}",
+            "umount /mnt",
+        ],
+    )
+    guest.wait_for_line("other-disc-please", 20)
+    disc = FileBackend(str(tmp_path / "1.iso"), read_only=True)
+    host.in_host(lambda: drive.change_disc(disc, force=True))
+    assert guest.wait(40) == ExitStatus.DONE
+
+
+def test_what_linux_discards_becomes_holes_in_the_file(
+    running_host: StartHost, linux_guest: StartGuest, tmp_path: Path
+) -> None:
+    path = tmp_path / "d"
+    host = running_host(make_devices(disks=[f"file:{path},create=32M"]))
+    guest = linux_guest(
+        host.address,
+        [
+            "wait-path /dev/sda 10",
+            "disk-fill /dev/sda 0 32M 3",
+            "sync",
+            "say all-written",
+            "sh blkdiscard -o 8388608 -l 16777216 /dev/sda",
+            "disk-verify /dev/sda 0 8M 3",
+        ],
+    )
+    guest.wait_for_line("all-written", 30)
+    assert guest.wait(30) == ExitStatus.DONE
+    assert path.stat().st_blocks * 512 <= 17 << 20
+    assert complaints(guest) == []
+
+
+def test_errors_below_the_disk_reach_linux_as_errors_and_only_there(
+    running_host: StartHost, linux_guest: StartGuest, tmp_path: Path
+) -> None:
+    disks = [
+        "faulty:memory:16M,on=read,do=EIO,from=8M,to=9M",
+        "memory:16M",
+        "faulty:memory:16M,on=write,do=ENOSPC,from=8M",
+    ]
+    host = running_host(make_devices(disks=disks))
+    guest = linux_guest(
+        host.address,
+        [
+            "wait-path /dev/sdc 10",
+            "disk-fill /dev/sda 0 4M 1",
+            "disk-verify /dev/sda 0 4M 1",
+            "sh ! dd if=/dev/sda of=/dev/null bs=4096 skip=2048 count=1 iflag=direct",
+            "sh ! dd if=/dev/zero of=/dev/sdc bs=4096 seek=2048 count=1 oflag=direct",
+            "disk-load /dev/sdb 1 4 9",
+        ],
+    )
+    assert guest.wait(40) == ExitStatus.DONE
+    assert any("critical medium error" in line for line in guest.lines)
+    assert any("critical space allocation error" in line for line in guest.lines)
+
+
+def test_a_stuck_disk_does_not_stop_another(running_host: StartHost, linux_guest: StartGuest) -> None:
+    host = running_host(make_devices(disks=["faulty:memory:16M,on=read,do=stuck,from=8M", "memory:64M"]))
+    guest = linux_guest(
+        host.address,
+        [
+            "wait-path /dev/sdb 10",
+            "background sh dd if=/dev/sda of=/dev/null bs=4096 skip=2048 count=1 iflag=direct",
+            "background sh dd if=/dev/sda of=/dev/null bs=4096 skip=2049 count=1 iflag=direct",
+            "sleep 0.5",
+            "@load disk-load /dev/sdb 2 8 1",
+            "say finished",
+            "exit 0",
+        ],
+    )
+    guest.wait_for_line("finished", 30)
+    assert any(line.startswith("TEST load ok") for line in guest.lines)
+    unit = controller_of(host).units[UnitAddress(0, 0, 0)]
+    assert host.in_host(lambda: unit.outstanding) == 2
+
+
+def test_disks_on_every_controller_target_and_path_are_found(running_host: StartHost, linux_guest: StartGuest) -> None:
+    disks = [
+        "memory:4M", "memory:5M,target=1,lun=7", "memory:6M,path=3", "memory:7M,controller=1,lun=200",
+        "memory:8M,controller=ide0", "memory:9M,controller=ide1,target=1",
+    ]  # fmt: skip
+    host = running_host(make_devices(disks=disks))
+    guest = linux_guest(host.address, ["wait-path /dev/sdf 10", "sh cat /sys/block/sd?/size | sort -n | tr '\\n' ' '"])
+    assert guest.wait(30) == ExitStatus.DONE
+    sizes = " ".join(str(size * 2048) for size in range(4, 10))
+    assert any(sizes in line for line in guest.lines), guest.lines
+    assert complaints(guest) == []
+
+
+def test_a_power_cut_under_ext4_leaves_a_file_system_that_repairs_itself(
+    running_host: StartHost, linux_guest: StartGuest, tmp_path: Path
+) -> None:
+    path = tmp_path / "ext4.img"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", str(path)], check=True)
+    host = running_host(make_devices(disks=[f"powercut:{path}"]))
+    unit = cast("ScsiDisk", controller_of(host).units[UnitAddress(0, 0, 0)])
+    guest = linux_guest(
+        host.address,
+        [
+            "wait-path /dev/sda 10",
+            "mount /dev/sda /mnt ext4",
+            "write-file /mnt/kept 4M 1",
+            "sync",
+            "say synced",
+            "sh i=0; while true; do i=$((i+1)); cp /mnt/kept /mnt/f$i || break; done",
+        ],
+    )
+    guest.wait_for_line("synced", 30)
+    backend = unit.backend
+    host.in_host(lambda: backend.cut_power(random.Random(3)))  # type: ignore[union-attr]
+    guest.kill()
+    subprocess.run(["e2fsck", "-fp", str(path)], capture_output=True)
+    checked = subprocess.run(["e2fsck", "-fn", str(path)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    copy = tmp_path / "copy"
+    subprocess.run(["debugfs", "-R", f"dump /kept {copy}", str(path)], check=True, capture_output=True)
+    assert copy.read_bytes() == pattern(1, 4 << 20)
