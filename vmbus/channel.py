@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from vmbus.errors import VmbusError
@@ -24,6 +25,7 @@ from vmbus.gpadl import Gpadl, GpaRange
 from vmbus.loop import Loop
 from vmbus.memory import GuestMemory
 from vmbus.ring import RingPacket
+from vmbus.ring.memory import READ_INDEX, WRITE_INDEX
 from vmbus.ring.packet import COMPLETION, COMPLETION_REQUESTED, GPA_DIRECT, IN_BAND, TRANSFER_PAGES, OutgoingPacket
 from vmbus.ring.pair import RingPair
 from vmbus.ring.ranges import build_gpa_direct, build_transfer_pages, parse_gpa_direct
@@ -76,6 +78,10 @@ class ChannelHandler:
 
     def on_close(self) -> None:
         """The channel ends: drop requests in flight, and release every view of the guest's memory."""
+
+    def inspect(self) -> dict[str, Any]:
+        """Live state for ``vmbus ctl inspect``: requests under way and their ages, above all."""
+        return {}
 
 
 @dataclass(slots=True)
@@ -155,6 +161,17 @@ class Channel:
     def backlog(self) -> int:
         """Packets that wait for room in the ring."""
         return len(self._outbox)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether both rings are empty and nothing waits to be sent; a closed channel is."""
+        if not self.is_open:
+            return True
+        try:
+            rings = (self.incoming.memory, self.outgoing.memory)
+            return not self._outbox and all(ring.index(WRITE_INDEX) == ring.index(READ_INDEX) for ring in rings)
+        except VmbusError:
+            return True  # it is broken: there is nothing to wait for
 
     def __repr__(self) -> str:
         return f"<Channel {self.channel_id} of {self.instance_id}{'' if self.is_open else ', closed'}>"

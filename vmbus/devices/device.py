@@ -10,6 +10,7 @@ Source of the shapes: openvmm ``vm/devices/vmbus/vmbus_channel/src/channel.rs`` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
@@ -96,6 +97,12 @@ class Device(ABC):
 
         Raises a :class:`VmbusError` to refuse. The handler gets its packets from now on, and ``on_close`` at the end.
         """
+
+    def retire(self, done: Callable[[], None]) -> None:
+        """The offer is about to be taken back: bring what is under way to an end, tell the guest to send no more if
+        there is a way to, then call ``done``.  The host goes on after a few seconds in any case.
+        """
+        done()
 
     def save(self) -> State:
         """The device's own state for another host process, JSON-able; rings and GPADLs are the runtime's."""

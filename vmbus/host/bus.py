@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from vmbus.channel import Channel
@@ -13,15 +14,23 @@ if TYPE_CHECKING:
     from vmbus.host.server import Host
 
 
+RETIRE_SECONDS = 3.0
+"""How long a device may take to come to rest before its offer is taken back anyway."""
+
+
 class DeviceSlot:
     """Where a device is plugged in: its ``DeviceBus``.  ``channel_ids`` are its offers, by subchannel index."""
 
     def __init__(self, host: Host, device: Device) -> None:
         self._host = host
         self.device = device
+        self.label = device.name
+        """The device's name, with a number if another one is called so too."""
         self.is_offered = True
         """Whether the device is to be offered to guests; a rescinded one is not."""
         self.subchannels = 0
+        self._is_removed = False
+        self._retiring = False
         self.channel_ids: dict[int, int] = {}
         self.channels: dict[int, Channel] = {}
 
@@ -39,20 +48,64 @@ class DeviceSlot:
             self._host.partition.offer(self)
 
     def rescind(self) -> None:
+        """Let the device come to rest, then take the offer back.
+
+        A Linux driver that hears of a rescind takes no further packet out of its ring, and yet waits for the answers that
+        are due (``vmbus_reset_channel_cb``, then ``rndis_filter_halt_device``): what it is owed must be there before.
+        """
         self.is_offered = False
-        if self._host.partition is not None:
-            self._host.partition.rescind(self)
+        partition = self._host.partition
+        if partition is None or self._retiring:
+            return
+        self._retiring = True
+        deadline = time.monotonic() + RETIRE_SECONDS
+
+        def take_back() -> None:
+            if self._host.partition is not partition or not self._retiring:
+                return
+            if any(not channel.is_at_rest for channel in self.channels.values()) and time.monotonic() < deadline:
+                self.loop.call_later(0.001, take_back)
+                return
+            self._retiring = False
+            partition.rescind(self)
+            if self.is_offered:
+                partition.offer(self)
+
+        if not self.channels:
+            take_back()
+            return
+        self.device.retire(take_back)
+        self.loop.call_later(RETIRE_SECONDS, take_back)
 
     def reoffer(self) -> None:
+        """Offer the device again; if it is still being taken back, as soon as that is done."""
         self.is_offered = True
-        if self._host.partition is not None:
+        if self._host.partition is not None and not self._retiring:
             self._host.partition.offer(self)
 
     def note(self, text: str) -> None:
         self._host.note(f"{self.device.name}: {text}")
 
+    def remove(self) -> None:
+        """Take the offer back for good; the device is released when the guest has let go of its channels."""
+        self.rescind()
+        self._is_removed = True
+        self._release_if_unused()
+
+    def channel_closed(self, index: int, channel: Channel) -> None:
+        """The guest has let go of a channel."""
+        if self.channels.get(index) is channel:
+            del self.channels[index]
+        self._release_if_unused()
+
+    def _release_if_unused(self) -> None:
+        if self._is_removed and not self.channels:
+            self._is_removed = False
+            self.device.close()
+
     def guest_left(self) -> None:
         """No offer and no channel of the last guest counts any more."""
         self.subchannels = 0
+        self._retiring = False
         self.channel_ids.clear()
         self.channels.clear()

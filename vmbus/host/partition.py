@@ -164,11 +164,18 @@ class HostPartition:
         self.react(())
 
     def rescind(self, slot: DeviceSlot) -> None:
-        """Take a device's offers back, subchannels first."""
+        """Take a device's offers back, subchannels first.
+
+        The channels are served until the guest lets go of them: Linux waits for every completion that is due before it
+        does (``rndis_filter_halt_device`` in drivers/net/hyperv), and it has no time limit.
+        """
         for _, channel_id in sorted(slot.channel_ids.items(), reverse=True):
-            self._close_channel(channel_id)
             self.react(self.control.rescind(channel_id))
         slot.channel_ids.clear()
+
+    def slot_of(self, channel_id: int) -> tuple[DeviceSlot | None, int]:
+        """Which device and subchannel a channel id is an offer of; no device if it is none."""
+        return self._slots.get(channel_id, (None, 0))
 
     # Events of the control plane
 
@@ -277,6 +284,7 @@ class HostPartition:
         """The guest broke a rule of this channel: it loses the device, and only that."""
         slot, _ = self._slots[channel.channel_id]
         self.host.note(f"{slot.device.name}: {channel!r} closed: {error}", NoteKind.PROBLEM)
+        self._close_channel(channel.channel_id)
         self.host.loop.call_soon(slot.rescind)
 
     def _close_requested(self, event: events.CloseRequested) -> None:
@@ -288,13 +296,14 @@ class HostPartition:
         if channel is None:
             return
         slot, index = self._slots[channel_id]
-        slot.channels.pop(index, None)
         for connection_id, other in list(self._by_connection.items()):
             if other is channel:
                 del self._by_connection[connection_id]
         channel.close()
+        slot.channel_closed(index, channel)
 
     def _channel_released(self, event: events.ChannelReleased) -> None:
+        self._close_channel(event.channel_id)
         self.gpadls.pop(event.channel_id, None)
         if event.gone:
             self._slots.pop(event.channel_id, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, count
 from typing import Any
 
 from vmbus.devices.device import Device
@@ -66,6 +67,9 @@ class Host:
     def plug(self, device: Device) -> DeviceSlot:
         """Add a device; a guest that is connected is offered it at once."""
         slot = DeviceSlot(self, device)
+        taken = {other.label for other in self.slots}
+        numbered = (f"{device.name}{number}" for number in count(2))
+        slot.label = next(label for label in chain([device.name], numbered) if label not in taken)
         device.attach(slot)
         self.slots.append(slot)
         if self.partition is not None:
@@ -73,10 +77,9 @@ class Host:
         return slot
 
     def unplug(self, slot: DeviceSlot) -> None:
-        """Rescind a device's offers and release it."""
-        slot.rescind()
+        """Rescind a device's offers, and release it as soon as no guest uses it any more."""
         self.slots.remove(slot)
-        slot.device.close()
+        slot.remove()
 
     # Guests
 

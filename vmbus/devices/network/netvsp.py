@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -19,6 +20,9 @@ from vmbus.devices.network.session import Session
 from vmbus.wire.guids import NETWORK
 from vmbus.wire.nvsp import NdisCapabilities, NvspVersion
 from vmbus.wire.rndis_oid import PacketFilter
+
+QUIET_SECONDS: Final = 0.1
+"""A guest that has sent nothing for so long has stopped."""
 
 _NAMESPACE: Final = UUID("6f1d2c3b-6e65-7476-7370-000000000000")
 """Instances of cards are named after their backend and Ethernet address, so that they are the same in every run."""
@@ -97,6 +101,30 @@ class NetworkProvider(Device):
             self.session.set_link(up)
         else:
             self.card.link_up = up
+
+    def retire(self, done: Callable[[], None]) -> None:
+        """Tell the guest that the link is down, and wait until it has stopped sending.
+
+        Linux acts on a changed link at most every two seconds (``LINKCHANGE_INT``).
+        """
+        session, bus = self.session, self.bus
+        if session is None or bus is None or not self.card.link_up:
+            done()
+            return
+        self.set_link(False)
+        last = -1
+
+        def look() -> None:
+            nonlocal last
+            seen = sum(queue.channel.counters.packets_in for queue in session.queues.values())
+            if seen != last and self.session is session:
+                last = seen
+                bus.loop.call_later(QUIET_SECONDS, look)
+                return
+            self.card.link_up = True
+            done()
+
+        look()
 
     def save(self) -> State:
         session, card = self.session, self.card
