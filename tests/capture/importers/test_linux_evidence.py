@@ -1,0 +1,151 @@
+"""Evidence of a real Linux guest, imported, agrees with what was captured of the same guest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vmbus.capture.importers import write_capture
+from vmbus.capture.importers.memory_image import records_of_rings, rings_by_search, rings_of_capture
+from vmbus.capture.importers.physical import open_image
+from vmbus.capture.importers.sysfs import read_snapshot, records_of_sysfs
+from vmbus.capture.importers.trace_events import records_of_events
+from vmbus.capture.importers.trace_text import events_of_text
+from vmbus.capture.reader import Record, read_records
+from vmbus.capture.recorder import Recorder, RecordingPlan
+from vmbus.devices.catalog import make_devices
+from vmbus.linux.launch import LinuxGuest
+from vmbus.testing.hosts import RunningHost
+from vmbus.testing.linux import StartGuest
+from vmbus.wire.capture import RecordKind
+from vmbus.wire.control import MessageHeader
+from vmbus.wire.control_values import MessageType
+from vmbus.wire.offer import OfferChannel
+
+pytestmark = pytest.mark.linux
+
+StartHost = Callable[..., RunningHost]
+
+
+def disk(directory: Path) -> str:
+    path = directory / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+    return str(path)
+
+
+def imported(blocks: object, path: Path) -> list[Record]:
+    write_capture(path, blocks)  # type: ignore[arg-type]
+    found = list(read_records(path))
+    assert not [record.problem for record in found if record.problem]
+    return found
+
+
+def offers(records: list[Record]) -> dict[int, OfferChannel]:
+    found = [
+        OfferChannel.parse(record.body, MessageHeader.SIZE)
+        for record in records
+        if record.kind is RecordKind.MESSAGE and record.body[:4] == b"\1\0\0\0"
+    ]
+    return {offer.channel_id: offer for offer in found}
+
+
+def message_types(records: list[Record]) -> list[int]:
+    return sorted(record.body[0] for record in records if record.kind is RecordKind.MESSAGE)
+
+
+def recorded_session(
+    directory: Path, running_host: StartHost, linux_guest: StartGuest, script: list[str], **options: object
+) -> tuple[LinuxGuest, list[Record]]:
+    """Run a guest to its end with everything captured."""
+    capture = directory / "captured.pcapng"
+    with Recorder(RecordingPlan(file=str(capture))) as recorder:
+        host = running_host(make_devices(disks=[disk(directory)], nics=["embedded"]), tap=recorder.tap)
+        guest = linux_guest(host.address, script, **options)
+        assert guest.wait(60) == 0
+        host.in_host(lambda: None)
+    return guest, list(read_records(capture))
+
+
+def test_trace_events_tell_the_same_messages_as_the_capture(
+    tmp_path: Path, running_host: StartHost, linux_guest: StartGuest
+) -> None:
+    script = [
+        "wait-path /dev/sda 10",
+        "throughput /dev/sda r 4",
+        "sh cat /sys/kernel/tracing/trace",
+    ]
+    guest, captured = recorded_session(
+        tmp_path, running_host, linux_guest, script, append=["trace_event=hyperv:*,netvsc:*", "trace_buf_size=8M"]
+    )
+    found = imported(records_of_events(events_of_text(guest.lines)), tmp_path / "trace.pcapng")
+    # Tracing starts a little after the bus, and stops before the guest's last messages.
+    once = [MessageType.OFFER_CHANNEL, MessageType.GPADL_HEADER, MessageType.GPADL_BODY, MessageType.OPEN_CHANNEL]
+    for kind in (*once, MessageType.GPADL_CREATED, MessageType.OPEN_CHANNEL_RESULT, MessageType.VERSION_RESPONSE):
+        assert message_types(found).count(kind) == message_types(captured).count(kind), kind
+    assert {(o.interface_id, o.instance_id, o.connection_id) for o in offers(found).values()} == {
+        (o.interface_id, o.instance_id, o.connection_id) for o in offers(captured).values()
+    }
+    names = {record.interface.name.split()[0] for record in found if record.kind is RecordKind.SIGNAL}
+    assert names == {"scsi", "net"}
+    nvsp = [r.body[16:20] for r in found if r.kind is RecordKind.PACKET]
+    assert nvsp[:2] == [b"\x01\0\0\0", b"\x02\0\0\0"]  # INIT, INIT_COMPLETE
+
+
+def test_sysfs_tells_the_same_channels_as_the_capture(
+    tmp_path: Path, running_host: StartHost, linux_guest: StartGuest
+) -> None:
+    script = ["wait-path /dev/sda 10", "sh grep -r . /sys/bus/vmbus/devices/*/ 2>/dev/null; true"]
+    guest, captured = recorded_session(tmp_path, running_host, linux_guest, script)
+    (tmp_path / "sysfs.txt").write_text("\n".join(guest.lines))
+    found = imported(records_of_sysfs(read_snapshot(tmp_path / "sysfs.txt")), tmp_path / "sysfs.pcapng")
+    assert {(o.channel_id, o.interface_id, o.instance_id) for o in offers(found).values()} == {
+        (o.channel_id, o.interface_id, o.instance_id) for o in offers(captured).values()
+    }
+    described = [record.body.decode() for record in found if record.kind is RecordKind.NOTE]
+    assert all("state opened; out_read_index" in text for text in described), described
+
+
+def test_the_memory_file_holds_the_last_packets_of_the_capture(
+    tmp_path: Path, running_host: StartHost, linux_guest: StartGuest
+) -> None:
+    capture, image = tmp_path / "captured.pcapng", tmp_path / "memory.bin"
+    with Recorder(RecordingPlan(file=str(capture))) as recorder:
+        host = running_host(make_devices(disks=[disk(tmp_path)], nics=["embedded"]), tap=recorder.tap)
+        script = [
+            "ifup eth0 10.7.0.2/24 10.7.0.1",
+            "ping 10.7.0.1 5 56 10",
+            "wait-path /dev/sda 10",
+            "iops /dev/sda 1 4 4096 r",
+        ]
+        guest = linux_guest(host.address, [*script, "say READY", "sleep 30"], memory="96M")
+        guest.wait_for_line("READY", 60)
+        assert host.host.partition is not None
+        shutil.copyfile(f"/proc/self/fd/{host.host.partition.memory.fd}", image)
+        guest.kill()
+        host.in_host(lambda: None)
+    captured = list(read_records(capture))
+    memory = open_image(image)
+    known = rings_of_capture(captured)
+    assert len(known) == 2
+    searched = rings_by_search(memory)
+    assert {(pair.to_host, pair.to_guest) for pair in searched} == {(pair.to_host, pair.to_guest) for pair in known}
+    found = imported(records_of_rings(memory, known, 10**18), tmp_path / "rings.pcapng")
+    for pair in known:
+        for direction in (1, 2):
+
+            def packets(records: list[Record], pair: object = pair, direction: int = direction) -> list[bytes]:
+                channel = pair.channel_id  # type: ignore[attr-defined]
+                return [
+                    record.body
+                    for record in records
+                    if record.kind is RecordKind.PACKET
+                    and (record.channel_id, record.direction) == (channel, direction)
+                ]
+
+            mine, theirs = packets(found), packets(captured)
+            assert len(mine) > 5
+            assert mine == theirs[-len(mine) :]
