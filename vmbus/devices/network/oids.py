@@ -218,7 +218,7 @@ _ANSWERS: Final[dict[int, Callable[[CardState], Format | bytes]]] = {
     Oid.GEN_MAC_OPTIONS: lambda card: _u32(_MAC_OPTIONS),
     Oid.GEN_MEDIA_CONNECT_STATUS: _media_status,
     Oid.GEN_MAXIMUM_SEND_PACKETS: lambda card: _u32(0xFFFFFFFF),
-    Oid.GEN_FRIENDLY_NAME: lambda card: card.name[:255].encode("utf-16-le").ljust(512, b"\0"),
+    Oid.GEN_FRIENDLY_NAME: lambda card: (card.name[:255] + "\0").encode("utf-16-le"),
     Oid.GEN_LINK_STATE: _link_state,
     Oid.GEN_MAX_LINK_SPEED: lambda card: NdisLinkSpeed(transmit=card.link_speed, receive=card.link_speed),
     Oid.GEN_XMIT_OK: lambda card: _u32(card.frames_sent & 0xFFFFFFFF),
