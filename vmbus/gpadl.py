@@ -76,19 +76,15 @@ class GpaRange(NamedTuple):
         if pfns == tuple(range(first, first + len(pfns))):
             return [((first << PAGE_SHIFT) + self.byte_offset, self.byte_count)]
         pieces: list[tuple[int, int]] = []
-        offset, left = self.byte_offset, self.byte_count
-        start = end = -1
-        for pfn in pfns:
-            gpa = (pfn << PAGE_SHIFT) + offset
-            length = min(PAGE_SIZE - offset, left)
-            if gpa == end:
-                end += length
-            else:
-                if start >= 0:
-                    pieces.append((start, end - start))
-                start, end = gpa, gpa + length
-            left -= length
-            offset = 0
+        start = (first << PAGE_SHIFT) + self.byte_offset
+        end = (first + 1) << PAGE_SHIFT
+        for pfn in pfns[1:]:
+            gpa = pfn << PAGE_SHIFT
+            if gpa != end:
+                pieces.append((start, end - start))
+                start = gpa
+            end = gpa + PAGE_SIZE
+        end -= len(pfns) * PAGE_SIZE - self.byte_offset - self.byte_count  # what the last page has too much
         pieces.append((start, end - start))
         return pieces
 

@@ -196,7 +196,13 @@ class GuestMemory:
 
     def ranges(self, ranges: Iterable[tuple[int, int]]) -> list[memoryview]:
         """Return a view for each ``(gpa, length)``; ranges that touch come as one, as preadv() likes them."""
-        return [self.view(gpa, length) for gpa, length in merge_ranges(ranges)]
+        whole, first, size = self._view, self.first_gpa, self.size
+        views = []
+        for gpa, length in merge_ranges(ranges):
+            if gpa < first or gpa + length > size:
+                self._check(gpa, length)
+            views.append(whole[gpa : gpa + length])
+        return views
 
     def check_pages(self, pfns: Sequence[int]) -> None:
         """Raise :class:`OutsideGuestMemory` unless every page lies in the guest's memory."""

@@ -105,6 +105,9 @@ def test_ranges_that_touch_come_as_one_view(memory):
     assert [len(view) for view in views] == [4196, 8]
     for view in views:
         view.release()
+    for bad in ([(0, 8), (MIB - 8, 16)], [(-8, 8)], [(0, 8), (8, MIB)]):
+        with pytest.raises(OutsideGuestMemory):
+            memory.ranges(bad)
 
 
 def test_scattered_pages_are_mapped_side_by_side_and_mirrored(memory):
