@@ -50,6 +50,15 @@ def test_discard_answers_nothing_and_closes(wire: Wire) -> None:
     assert wire.card().connect(GATEWAY, 9).exchange(bytes(300_000)) == b""
 
 
+def test_a_stream_outlives_a_pulled_cable(wire: Wire) -> None:
+    stream = wire.card().connect(GATEWAY, 7)
+    wire.provider.set_link(False)
+    stream.send(b"sent into the void, and again later")
+    wire.loop.run(timeout=0.1)
+    wire.provider.set_link(True)
+    assert stream.receive() == b"sent into the void, and again later"
+
+
 def test_many_connections_at_once_keep_their_bytes_apart(wire: Wire) -> None:
     card = wire.card()
     streams = [card.connect(GATEWAY, 7) for _ in range(20)]

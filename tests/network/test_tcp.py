@@ -169,6 +169,20 @@ def test_a_reset_ends_a_connection_at_once(cable: Cable) -> None:
     assert not cable.there.tcp.connections
 
 
+def test_a_connection_that_only_the_peer_still_knows_makes_way_for_a_new_one(cable: Cable) -> None:
+    cable.there.tcp.listen(7, Echo)
+    first = cable.here.tcp.connect(THERE, 7)
+    cable.until(lambda: first.is_established)
+    cable.carry = lambda frame: []
+    first.end("this end restarts")
+    cable.carry = lambda frame: [frame]
+    cable.here.tcp = TcpStack(cable.here)
+    again = cable.here.tcp.connect(THERE, 7)
+    assert again.key == first.key
+    cable.until(lambda: again.is_established)
+    assert len(cable.there.tcp.connections) == 1
+
+
 def test_a_flood_of_connections_is_bounded(cable: Cable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vmbus.inet.tcp.MOST_CONNECTIONS", 10)
     cable.there.tcp.listen(7, Echo)

@@ -222,7 +222,11 @@ class TcpConnection:
             if self.state is State.SYN_RECEIVED or acknowledgement == (self._oldest + 1) % _MODULO:
                 self.end("refused by the peer")
             return False
-        if not flags & _ACK or acknowledgement != (self._oldest + 1) % _MODULO:
+        if not flags & _ACK:
+            return False
+        if acknowledgement != (self._oldest + 1) % _MODULO:
+            if self.state is State.SYN_SENT:
+                self._refuse(acknowledgement)
             return False
         if self.state is State.SYN_SENT:
             if not flags & _SYN:
@@ -240,6 +244,13 @@ class TcpConnection:
         self.accept(self)
         self.on_connected(self)
         return not flags & _SYN
+
+    def _refuse(self, sequence: int) -> None:
+        """Tell the peer that the connection it still knows is no more (RFC 9293, 3.10.7.3); ours is asked for again."""
+        out: deque[OutgoingFrame] = deque()
+        self._builder.prepare()
+        self._emit(out, sequence, _RST, b"")
+        self.stack.host.push(out[0])
 
     def _read_options(self, options: bytes) -> None:
         at = 0

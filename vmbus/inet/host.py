@@ -251,11 +251,15 @@ class InetHost:
             self._blocked = False
             self.flush_soon()
 
-    def forget(self) -> None:
-        """The carrier is gone: drop what is queued, end every connection."""
+    def drop_queued(self) -> None:
+        """The carrier takes nothing for a while: drop what is queued."""
         self._out.clear()
         self._waiting.clear()
         self._blocked = False
+
+    def forget(self) -> None:
+        """The carrier is gone for good: drop what is queued, end every connection."""
+        self.drop_queued()
         self.tcp.abandon()
 
 

@@ -302,8 +302,8 @@ class Session:
 
 
 def _unmap(buffer: ReceiveBuffer | SendBuffer, loop: Loop) -> None:
+    """Unmap a buffer as soon as nobody holds a slice of it: an error on its way out may, for a moment."""
     try:
         buffer.close()
     except MemoryInUse:
-        # An error that is on its way out still holds a slice: let it pass first.
-        loop.call_soon(buffer.close)
+        loop.call_later(0.05, lambda: _unmap(buffer, loop))

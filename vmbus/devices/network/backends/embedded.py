@@ -45,9 +45,10 @@ class EmbeddedNetwork(Backend):
         self.host.resume()
 
     def stop(self) -> None:
+        # Connections stay, as they do when a cable is pulled out: they go on when frames flow again, or time out.
         self._deliver = None
         if self.host is not None:
-            self.host.forget()
+            self.host.drop_queued()
 
     def transmit(self, frames: Sequence[GuestFrame]) -> None:
         host = self.host
@@ -60,6 +61,10 @@ class EmbeddedNetwork(Backend):
     def resume(self) -> None:
         if self.host is not None:
             self.host.resume()
+
+    def close(self) -> None:
+        if self.host is not None:
+            self.host.forget()
 
     def _send(self, frames: Sequence[OutgoingFrame]) -> int:
         if self._deliver is None:
