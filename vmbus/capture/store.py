@@ -77,6 +77,11 @@ class CaptureStore:
             raise CannotOpen(f"cannot open {name}: {error.strerror or error}") from error
 
     @property
+    def mapped(self) -> mmap.mmap | None:
+        """The file as it is mapped now, for whoever reads fields of many records at once; None before any update."""
+        return self._map
+
+    @property
     def is_live(self) -> bool:
         """Whether more can come from a pipe or a stream."""
         return self._source is not None
@@ -124,9 +129,14 @@ class CaptureStore:
     def data(self, index: int) -> bytes:
         """Pseudo-header and body of a record, as they are in the file."""
         assert self._map is not None
+        at = self.data_offset(index)
+        return self._map[at : at + int(self.columns.length[index])]
+
+    def data_offset(self, index: int) -> int:
+        """Where in the file the pseudo-header of a record starts, in bytes."""
+        assert self._map is not None
         at = int(self.columns.offset[index])
-        lead = 12 if self._map[at : at + 4] in (b"\3\0\0\0", b"\0\0\0\3") else 28
-        return self._map[at + lead : at + lead + int(self.columns.length[index])]
+        return at + (12 if self._map[at : at + 4] in (b"\3\0\0\0", b"\0\0\0\3") else 28)
 
     def _block(self, offset: int, order: str) -> Block:
         assert self._map is not None

@@ -7,6 +7,7 @@ the requests of a channel are kept until they are answered.  Facts: ``vmbus.wire
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dissectors.engine.dialect import COMPLETION, Dialect
@@ -132,20 +133,22 @@ def _oid_of(request: Decoded) -> int:
     return _rndis_head(request)[3]
 
 
-def frame_of(item: Decoded) -> tuple[int, int, int] | None:
-    """Where the Ethernet frame of a data message lies: start, recorded end, length; None if it holds none."""
-    data, at = item.data, item.body_at
-    if item.kind != RecordKind.EXTERNAL or len(data) < at + 16:
-        return None
-    number, _, offset, length = _rndis_head(item)
-    if number != RndisMessageType.PACKET:
-        return None
-    start = at + _BODY + offset
-    return (start, min(start + length, len(data)), length) if start < len(data) else None
+def frames_of(item: Decoded) -> Iterator[tuple[int, int, int]]:
+    """Where the Ethernet frames of data messages lie: start, end of what was recorded of it, and real length."""
+    if item.kind != RecordKind.EXTERNAL:
+        return
+    at, stop = item.body_at, len(item.data)
+    while stop - at >= 16:
+        number, size, offset, length = _rndis_at(item, at)
+        end = min(at + size, stop) if size >= _BODY else stop
+        start = at + _BODY + offset
+        if number == RndisMessageType.PACKET and start < end:
+            yield start, min(start + length, end), length
+        at = end
 
 
 def _frame_line(item: Decoded) -> str:
-    found = frame_of(item)
+    found = next(frames_of(item), None)
     if found is None or found[1] - found[0] < 14:
         return "frame"
     start, _, length = found

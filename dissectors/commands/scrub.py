@@ -1,0 +1,26 @@
+"""``vmbus scrub``: a copy of a capture without people's data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dissectors.commands.read import channels
+from dissectors.engine import Session
+from dissectors.exports.scrub import scrub
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A capture.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Where the copy goes.")],
+    decode_as: Annotated[
+        list[str] | None,
+        typer.Option("-d", "--decode-as", metavar="CHANNEL=PROTOCOL", help="What a channel speaks, e.g. 3=scsi."),
+    ] = None,
+) -> None:
+    """Copy a capture and blank its payloads, so that it can be shared."""
+    if target.exists() and target.samefile(source):
+        raise typer.BadParameter("the copy cannot be the capture itself")
+    print(f"{scrub(source, target, Session(channels(decode_as)))} bytes blanked")
