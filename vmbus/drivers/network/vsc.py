@@ -1,14 +1,11 @@
-"""The guest end of a synthetic network card (netvsc): bring-up, frames both ways, subchannels.
-
-Bring-up is written as a generator that yields promises, top to bottom in the order in which it happens;
-:meth:`NetworkDriver._advance` drives it from the loop.
+"""The guest end of a synthetic network card (netvsc): frames both ways, subchannels, the end. ``bring_up`` starts it.
 
 Sources: Linux 6.12 ``drivers/net/hyperv/netvsc.c`` and ``rndis_filter.c``; mu_msvm ``MsvmPkg/NetvscDxe/NetvscDxe.c``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from struct import Struct
 from typing import Any, Final
@@ -16,6 +13,7 @@ from zlib import crc32
 
 from vmbus.channel import Channel, ChannelHandler
 from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus, DriverError, Promise
+from vmbus.drivers.network.bring_up import RECEIVE_BUFFER_ID, RING_PAGES, BringUp, Steps
 from vmbus.drivers.network.requests import NvspRequests, RndisRequests
 from vmbus.drivers.network.rings import PageBuffer, SendArea
 from vmbus.errors import VmbusError
@@ -26,64 +24,31 @@ from vmbus.ring.packet import COMPLETION, IN_BAND, TRANSFER_PAGES
 from vmbus.ring.ranges import parse_transfer_pages
 from vmbus.wire.guids import NETWORK
 from vmbus.wire.ndis import (
-    NdisObjectHeader,
-    NdisObjectType,
-    NdisOffload,
-    NdisOffloadParameters,
-    NdisReceiveScaleCapabilities,
-    NdisReceiveScaleParameters,
     NdisStatus,
-    OffloadChecksum,
-    OffloadSwitch,
-    RssHash,
 )
 from vmbus.wire.nvsp import (
     ChannelType,
-    NdisCapabilities,
-    NvspInit,
-    NvspInitComplete,
     NvspMessage,
     NvspMessageType,
     NvspRevokeReceiveBuffer,
     NvspRevokeSendBuffer,
     NvspSendIndirectionTable,
-    NvspSendNdisConfig,
-    NvspSendNdisVersion,
-    NvspSendReceiveBuffer,
-    NvspSendReceiveBufferComplete,
-    NvspSendRndisPacketComplete,
-    NvspSendSendBuffer,
-    NvspSendSendBufferComplete,
-    NvspStatus,
-    NvspSubchannelComplete,
-    NvspSubchannelRequest,
     NvspVersion,
-    SubchannelOperation,
     build_message,
 )
 from vmbus.wire.rndis import (
     RndisHalt,
     RndisIndicateStatus,
-    RndisInitialize,
-    RndisInitializeComplete,
     RndisMessageType,
     RndisReceivedMessage,
 )
-from vmbus.wire.rndis_oid import MediaConnectStatus, Oid, PacketFilter
+from vmbus.wire.rndis_oid import Oid, PacketFilter
 from vmbus.wire.schema import Format
 
-VERSIONS: Final = (
-    NvspVersion.V61, NvspVersion.V6, NvspVersion.V5, NvspVersion.V4, NvspVersion.V2, NvspVersion.V1
-)  # fmt: skip
-RECEIVE_BUFFER_ID: Final = 0xCAFE
-RECEIVE_PAGES, SEND_PAGES, LARGE_SLOTS = 1024, 384, 16
-RING_PAGES: Final = 32
 PACKETS_PER_MESSAGE: Final = 8
 
 _HEAD: Final = Struct("<11I")  # wire.rndis.RndisReceivedMessage with a RndisReceivedPacket
 _PACKET: Final = int(RndisMessageType.PACKET)
-
-Steps = Generator[Promise[Any], Any, None]
 
 
 class GuestQueue(ChannelHandler):
@@ -140,30 +105,29 @@ class NetworkDriver(Driver):
         self.frames_in = self.frames_out = 0
         self.queues: list[GuestQueue] = []
         self.send_table: tuple[int, ...] = ()
-        self._wanted_queues = queues
-        self._newest = newest_version
-        self._wants_large = large_sends
-        self._frame_size = frame_size
+        self.wanted_queues = queues
+        self.newest_version = newest_version
+        self.wants_large = large_sends
+        self.frame_size = frame_size
         self._bus: DriverBus | None = None
         self._offer: ChannelOffer | None = None
-        self._primary: Channel | None = None
-        self._nvsp = NvspRequests()
-        self._rndis = RndisRequests()
-        self._receive: PageBuffer | None = None
-        self._area: SendArea | None = None
-        self._suballocation = 0
+        self.primary: Channel | None = None
+        self.nvsp = NvspRequests()
+        self.rndis = RndisRequests()
+        self.receive: PageBuffer | None = None
+        self.area: SendArea | None = None
         self._in_flight: dict[int, tuple[bool, int]] = {}
         """What a packet under way occupies, by transaction id: whether a slot, and which slot or section."""
         self._next_transaction = 1 << 32
-        self._subchannels = 0
-        self._all_open: Promise[None] = Promise()
-        self._data_message = b""
+        self.subchannels = 0
+        self.all_open: Promise[None] = Promise()
+        self.data_message = b""
 
     # Bring-up
 
     def attach(self, bus: DriverBus, offer: ChannelOffer) -> None:
         self._bus, self._offer = bus, offer
-        self._advance(self._bring_up(bus, offer), None)
+        self._advance(BringUp(self, bus, offer).steps(), None)
 
     def _advance(self, steps: Steps, settled: Promise[Any] | None) -> None:
         try:
@@ -176,159 +140,54 @@ class NetworkDriver(Driver):
             return
         promise.then(lambda done: self._advance(steps, done))
 
-    def _bring_up(self, bus: DriverBus, offer: ChannelOffer) -> Steps:
-        channel: Channel = yield bus.open(offer, RING_PAGES, RING_PAGES)
-        self._primary = channel
-        self._add_queue(channel)
-        for version in VERSIONS[VERSIONS.index(self._newest) :]:
-            hello = NvspInit(protocol_version=version, protocol_version2=version)
-            answer = yield self._nvsp.ask(channel, NvspMessageType.INIT, hello, version)
-            if isinstance(answer, NvspInitComplete) and answer.status == NvspStatus.SUCCESS:
-                self.version = version
-                break
-        else:
-            raise DriverError("the host speaks none of our versions of NVSP")
-        complete = NvspSendRndisPacketComplete(status=NvspStatus.SUCCESS)
-        self.completion = build_message(NvspMessageType.SEND_RNDIS_PACKET_COMPLETE, complete)
-        if self.version > NvspVersion.V1:
-            config = NvspSendNdisConfig(mtu=self._frame_size, capabilities=NdisCapabilities.IEEE_8021Q)
-            self._nvsp.tell(channel, NvspMessageType.SEND_NDIS_CONFIG, config, self.version)
-        ndis = (6, 30) if self.version >= NvspVersion.V5 else (6, 1)
-        self._nvsp.tell(
-            channel,
-            NvspMessageType.SEND_NDIS_VERSION,
-            NvspSendNdisVersion(ndis_major_version=ndis[0], ndis_minor_version=ndis[1]),
-            self.version,
-        )
-        yield from self._lend_buffers(bus, channel)
-        yield from self._initialize_card()
-        if self._wanted_queues > 1 and self.version >= NvspVersion.V5:
-            yield from self._open_subchannels(channel)
-        yield self._set(Oid.GEN_CURRENT_PACKET_FILTER, int(_FILTER).to_bytes(4, "little"))
-
-    def _lend_buffers(self, bus: DriverBus, channel: Channel) -> Steps:
-        receive = self._receive = PageBuffer(bus.memory, bus.pages, RECEIVE_PAGES)
-        gpadl = yield bus.create_gpadl(channel, receive.pfns)
-        lend = NvspSendReceiveBuffer(gpadl_handle=gpadl, id=RECEIVE_BUFFER_ID)
-        answer = yield self._nvsp.ask(channel, NvspMessageType.SEND_RECEIVE_BUFFER, lend, self.version)
-        if not isinstance(answer, NvspSendReceiveBufferComplete) or answer.status != NvspStatus.SUCCESS:
-            raise DriverError("the host refuses the receive buffer")
-        section = answer.section
-        if section.offset or section.sub_allocation_size * section.num_sub_allocations > len(receive.view):
-            raise DriverError("the host divides the receive buffer beyond its end")
-        self._suballocation = section.sub_allocation_size
-        send = PageBuffer(bus.memory, bus.pages, SEND_PAGES)
-        gpadl = yield bus.create_gpadl(channel, send.pfns)
-        offered = NvspSendSendBuffer(gpadl_handle=gpadl, id=0)
-        answer = yield self._nvsp.ask(channel, NvspMessageType.SEND_SEND_BUFFER, offered, self.version)
-        if not isinstance(answer, NvspSendSendBufferComplete) or answer.status != NvspStatus.SUCCESS:
-            raise DriverError("the host refuses the send buffer")
-        self._area = SendArea(bus.memory, bus.pages, send, answer.section_size)
-        self._data_message = build_message(
-            NvspMessageType.SEND_RNDIS_PACKET, self._nvsp.packet(ChannelType.DATA, 0, 0), self.version
-        )
-
-    def _initialize_card(self) -> Steps:
-        complete = yield self._ask_card(
-            lambda request: (
-                RndisMessageType.INITIALIZE,
-                RndisInitialize(request_id=request, max_transfer_size=0x4000),
-            )
-        )
-        if not isinstance(complete, RndisInitializeComplete) or complete.status != NdisStatus.SUCCESS:
-            raise DriverError("the host refuses to initialize the card")
-        self.mac = yield self._query(Oid.IEEE_802_3_PERMANENT_ADDRESS)
-        frame_size = yield self._query(Oid.GEN_MAXIMUM_FRAME_SIZE)
-        self.mtu = min(self.mtu, int.from_bytes(frame_size, "little"))
-        status = yield self._query(Oid.GEN_MEDIA_CONNECT_STATUS)
-        self.link_up = int.from_bytes(status, "little") == MediaConnectStatus.CONNECTED
-        offered = NdisOffload.parse((yield self._query(Oid.TCP_OFFLOAD_HARDWARE_CAPABILITIES)))
-        if self._wants_large and offered.lso_v2_ipv4_encapsulation:
-            assert self._area is not None
-            self.largest_send = min(offered.lso_v2_ipv4_max_size, 0xFFFF)
-            self._area.add_slots(LARGE_SLOTS)
-        yield self._set(Oid.TCP_OFFLOAD_PARAMETERS, self._offloads().build())
-
-    def _offloads(self) -> NdisOffloadParameters:
-        size = NdisOffloadParameters.SIZE
-        large = OffloadSwitch.ENABLED if self.largest_send else OffloadSwitch.DISABLED
-        checksum = OffloadChecksum.TX_RX_ENABLED if self.largest_send else OffloadChecksum.TX_RX_DISABLED
-        return NdisOffloadParameters(
-            header=NdisObjectHeader(object_type=NdisObjectType.DEFAULT, revision=1, size=size),
-            tcp_ipv4_checksum=checksum,
-            lso_v2_ipv4=large,
-            lso_v2_ipv6=OffloadSwitch.DISABLED,
-        )
-
-    def _open_subchannels(self, channel: Channel) -> Steps:
-        capabilities = NdisReceiveScaleCapabilities.parse((yield self._query(Oid.GEN_RECEIVE_SCALE_CAPABILITIES)))
-        wanted = min(self._wanted_queues, capabilities.number_of_receive_queues) - 1
-        if wanted < 1:
-            return
-        self._subchannels = wanted
-        request = NvspSubchannelRequest(operation=SubchannelOperation.ALLOCATE, num_sub_channels=wanted)
-        answer = yield self._nvsp.ask(channel, NvspMessageType.SUBCHANNEL, request, self.version)
-        if not isinstance(answer, NvspSubchannelComplete) or answer.status != NvspStatus.SUCCESS:
-            self._subchannels = 0
-            return
-        self._subchannels = min(wanted, answer.num_sub_channels)
-        self._check_all_open()
-        yield self._all_open
-        table = b"".join((entry % len(self.queues)).to_bytes(4, "little") for entry in range(128))
-        scaling = NdisReceiveScaleParameters(
-            header=NdisObjectHeader(object_type=NdisObjectType.RSS_PARAMETERS, revision=2, size=40),
-            hash_information=RssHash.TOEPLITZ | RssHash.IPV4 | RssHash.TCP_IPV4,
-            indirection_table_size=len(table),
-            indirection_table_offset=40,
-            hash_secret_key_size=40,
-            hash_secret_key_offset=40 + len(table),
-            tables=table + bytes(range(40)),
-        )
-        yield self._set(Oid.GEN_RECEIVE_SCALE_PARAMETERS, scaling.build())
-
     def subchannel_offered(self, offer: ChannelOffer) -> None:
-        if self._bus is not None and offer.subchannel_index <= self._subchannels:
+        if self._bus is not None and offer.subchannel_index <= self.subchannels:
             self._bus.open(offer, RING_PAGES, RING_PAGES).then(self._subchannel_opened)
 
     def _subchannel_opened(self, opened: Promise[Channel]) -> None:
         with suppress(VmbusError):  # the card may be gone before the host answers
-            self._add_queue(opened.result())
+            self.add_queue(opened.result())
 
-    def _add_queue(self, channel: Channel) -> None:
+    def add_queue(self, channel: Channel) -> None:
+        """A channel of the card is open."""
         queue = GuestQueue(self, channel)
         channel.handler = queue
         self.queues.append(queue)
         self.queues.sort(key=lambda one: one.channel.subchannel_index)
-        self._check_all_open()
+        self.check_all_open()
 
-    def _check_all_open(self) -> None:
-        if self._subchannels and len(self.queues) == self._subchannels + 1:
-            self._all_open.resolve(None)
+    def check_all_open(self) -> None:
+        """Go on with the bring-up when every granted subchannel is open."""
+        if self.subchannels and len(self.queues) == self.subchannels + 1:
+            self.all_open.resolve(None)
 
     # Control messages
 
-    def _query(self, oid: Oid) -> Promise[bytes]:
-        return self._rndis.query(oid, self._ask_card)
+    def query(self, oid: Oid) -> Promise[bytes]:
+        """Ask the card for the value of an OID."""
+        return self.rndis.query(oid, self.ask_card)
 
-    def _set(self, oid: Oid, value: bytes) -> Promise[None]:
-        return self._rndis.set(oid, value, self._ask_card)
+    def set(self, oid: Oid, value: bytes) -> Promise[None]:
+        """Give an OID of the card a value."""
+        return self.rndis.set(oid, value, self.ask_card)
 
     def set_filter(self, filter_: PacketFilter) -> Promise[None]:
         """Say which frames are wanted; none at all stops them."""
-        return self._set(Oid.GEN_CURRENT_PACKET_FILTER, int(filter_).to_bytes(4, "little"))
+        return self.set(Oid.GEN_CURRENT_PACKET_FILTER, int(filter_).to_bytes(4, "little"))
 
-    def _ask_card(self, make: Callable[[int], tuple[RndisMessageType, Format]]) -> Promise[Format]:
-        promise, message = self._rndis.request(make)
+    def ask_card(self, make: Callable[[int], tuple[RndisMessageType, Format]]) -> Promise[Format]:
+        """Send a control message; the promise is of its completion."""
+        promise, message = self.rndis.request(make)
         self._send_control(message)
         return promise
 
     def _send_control(self, message: bytes) -> None:
-        area, channel = self._area, self._primary
+        area, channel = self.area, self.primary
         if area is None or channel is None or not area.free_sections:
             raise DriverError("the card is not up, or all of its send sections are in use")
         section = area.free_sections.pop()
         area.put_message(section, message)
-        packet = self._nvsp.packet(ChannelType.CONTROL, section, len(message))
+        packet = self.nvsp.packet(ChannelType.CONTROL, section, len(message))
         self._send_section(channel, section, build_message(NvspMessageType.SEND_RNDIS_PACKET, packet, self.version))
 
     def _send_section(self, channel: Channel, section: int, message: bytes) -> None:
@@ -345,7 +204,7 @@ class NetworkDriver(Driver):
 
     def send_frames(self, frames: Sequence[OutgoingFrame]) -> int:
         """Send as many of the frames as there is room for, several to a section; return how many."""
-        area = self._area
+        area = self.area
         if area is None or not self.queues:
             return len(frames)
         sent = 0
@@ -365,7 +224,7 @@ class NetworkDriver(Driver):
             if not count:
                 area.free_sections.append(section)
                 raise DriverError(f"a frame of {len(frames[sent].frame)} bytes is longer than a section")
-            message = self._data_message
+            message = self.data_message
             message = message[:8] + section.to_bytes(4, "little") + size.to_bytes(4, "little") + message[16:]
             self._send_section(channel, section, message)
             sent += count
@@ -373,7 +232,7 @@ class NetworkDriver(Driver):
         return sent
 
     def _send_large(self, channel: Channel, slot: int, ranges: list[GpaRange]) -> None:
-        message = self._data_message
+        message = self.data_message
         message = message[:8] + b"\xff\xff\xff\xff\0\0\0\0" + message[16:]
         channel.send_gpa_direct(ranges, message, transaction_id=self._occupy(True, slot))
 
@@ -387,7 +246,7 @@ class NetworkDriver(Driver):
 
     def received(self, packet: RingPacket) -> list[bytes]:
         """The frames of a transfer-page packet; control messages among them are acted on."""
-        receive = self._receive
+        receive = self.receive
         if receive is None:
             raise DriverError("the host sent a packet before it had a receive buffer")
         pages = parse_transfer_pages(packet.extension, len(receive.view))
@@ -415,17 +274,17 @@ class NetworkDriver(Driver):
             if body.status in (NdisStatus.MEDIA_CONNECT, NdisStatus.MEDIA_DISCONNECT):
                 self.link_up = body.status == NdisStatus.MEDIA_CONNECT
         elif isinstance(body, Format):
-            self._rndis.answered(body)
+            self.rndis.answered(body)
 
     def completed(self, packet: RingPacket) -> bool:
         """A packet of ours is completed; return whether that made room to send."""
         occupied = self._in_flight.pop(packet.transaction_id, None)
         if occupied is None:
-            self._nvsp.answered(packet)
+            self.nvsp.answered(packet)
             return False
         is_slot, index = occupied
-        assert self._area is not None
-        (self._area.free_slots if is_slot else self._area.free_sections).append(index)
+        assert self.area is not None
+        (self.area.free_slots if is_slot else self.area.free_sections).append(index)
         return True
 
     def notified(self, packet: RingPacket) -> None:
@@ -438,14 +297,14 @@ class NetworkDriver(Driver):
 
     def shut_down(self) -> None:
         """Halt the card and take the buffers back, as Linux does before it closes the channel."""
-        channel = self._primary
-        if channel is None or self._area is None or self._bus is None:
+        channel = self.primary
+        if channel is None or self.area is None or self._bus is None:
             return
-        _, message = self._rndis.request(lambda request: (RndisMessageType.HALT, RndisHalt(request_id=request)))
+        _, message = self.rndis.request(lambda request: (RndisMessageType.HALT, RndisHalt(request_id=request)))
         self._send_control(message)
         revoke = NvspRevokeReceiveBuffer(id=RECEIVE_BUFFER_ID)
-        self._nvsp.tell(channel, NvspMessageType.REVOKE_RECEIVE_BUFFER, revoke, self.version)
-        self._nvsp.tell(channel, NvspMessageType.REVOKE_SEND_BUFFER, NvspRevokeSendBuffer(id=0), self.version)
+        self.nvsp.tell(channel, NvspMessageType.REVOKE_RECEIVE_BUFFER, revoke, self.version)
+        self.nvsp.tell(channel, NvspMessageType.REVOKE_SEND_BUFFER, NvspRevokeSendBuffer(id=0), self.version)
         self._bus.close(channel)
         self.detach()
 
@@ -459,16 +318,16 @@ class NetworkDriver(Driver):
         """The offer was rescinded, or the connection ended."""
         error = DriverError("the network card is gone")
         self.ready.reject(error)
-        self._nvsp.fail(error)
-        self._rndis.fail(error)
+        self.nvsp.fail(error)
+        self.rndis.fail(error)
         self.queues.clear()
         self._in_flight.clear()
-        if self._area is not None:
-            self._area.free()
-            self._area = None
-        if self._receive is not None:
-            self._receive.free()
-            self._receive = None
+        if self.area is not None:
+            self.area.free()
+            self.area = None
+        if self.receive is not None:
+            self.receive.free()
+            self.receive = None
 
     def inspect(self) -> dict[str, Any]:
         return {
@@ -481,6 +340,3 @@ class NetworkDriver(Driver):
             "frames_out": self.frames_out,
             "in_flight": len(self._in_flight),
         }
-
-
-_FILTER: Final = PacketFilter.DIRECTED | PacketFilter.ALL_MULTICAST | PacketFilter.BROADCAST
