@@ -528,7 +528,7 @@ typedef struct {
     Py_buffer buffer; /* obj is NULL for bytes, which need none */
 } Bytes;
 
-static int bytes_of(const RingPort *self, PyObject *object, Bytes *bytes)
+static inline int bytes_of(const RingPort *self, PyObject *object, Bytes *bytes)
 {
     bytes->buffer.obj = NULL;
     if (object == self->empty) {
@@ -622,7 +622,8 @@ static uint32_t put_packet(const RingPort *self, uint32_t position, uint32_t *av
             ring_store(self, position, numbers[0].value | (uint64_t)(start / 8) << 16 | (uint64_t)(length / 8) << 32 |
                                            numbers[1].value << 48);
             ring_store(self, advanced(self, position, 8), numbers[2].value);
-            copy_in(self, advanced(self, position, DESCRIPTOR_SIZE), extension.start, (uint32_t)extension.length);
+            if (extension.length != 0)
+                copy_in(self, advanced(self, position, DESCRIPTOR_SIZE), extension.start, (uint32_t)extension.length);
             copy_in(self, advanced(self, position, start), payload.start, (uint32_t)payload.length);
             ring_store(self, advanced(self, position, length), (uint64_t)position << 32);
         }
