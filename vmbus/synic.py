@@ -95,6 +95,11 @@ class SynicVp:
         """What the guest last wrote; 0 for a register it never wrote."""
         return self.registers.get(number, 0)
 
+    @property
+    def queued(self) -> dict[int, int]:
+        """How many messages wait for a free slot, by SINT."""
+        return {sint: len(queue) for sint, queue in self._queues.items() if queue}
+
     def _accepts(self, sint: int) -> bool:
         return bool(self.registers.get(Msr.SCONTROL, 0) & _ENABLE) and not (
             self.registers.get(Msr.SINT0 + sint, _SINT_MASKED) & _SINT_MASKED

@@ -14,6 +14,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from vmbus.cli.console_notes import ConsoleNotes
 from vmbus.linux.build import Progress, Variant, build_kernel
 from vmbus.linux.errors import GuestNotStarted
 from vmbus.linux.launch import ExitStatus, GuestOptions, GuestStillRunning, LinuxGuest, run_under_gdb
@@ -117,7 +118,8 @@ def _run(options: GuestOptions, console: Path | None, timeout: float | None) -> 
         _console_file(console) as output,
         _terminal_restored(),
         _ended_by_sigterm(),
-        LinuxGuest(options, console=output) as guest,
+        ConsoleNotes(options.host) as notes,
+        LinuxGuest(options, on_console_line=notes.tell, console=output) as guest,
     ):
         try:
             status = guest.wait(timeout)

@@ -14,6 +14,7 @@ import typer
 from vmbus.capture.recorder import DEFAULT_SNAP_LENGTH, Recorder, RecordingPlan
 from vmbus.devices.catalog import make_devices
 from vmbus.host import Host
+from vmbus.host.ctl import CtlSocket
 from vmbus.transport import parse_address
 
 
@@ -44,6 +45,31 @@ class StopSignals:
             os.close(end)
 
 
+class Recording:
+    """A recorder beside a running host: what its writer says is shown, and the flight recorder dumped on demand."""
+
+    def __init__(self, host: Host, recorder: Recorder) -> None:
+        self._host = host
+        self._recorder = recorder
+        self._watch()
+
+    def _watch(self) -> None:
+        self._host.loop.watch(self._recorder.control_fd, self._writer_spoke)
+
+    def _writer_spoke(self) -> None:
+        for problem in self._recorder.problems():
+            print(f"vmbus: {problem}", file=sys.stderr)
+            self._host.loop.unwatch(self._recorder.control_fd)
+
+    def dump(self, file: str) -> None:
+        """Write the flight recorder to a file; blocks, in a worker. The writer's answer is this call's meanwhile."""
+        self._host.loop.unwatch(self._recorder.control_fd)
+        try:
+            self._recorder.dump(file, "asked for by vmbus ctl")
+        finally:
+            self._host.loop.call_soon_threadsafe(self._watch)
+
+
 def command(
     listen: Annotated[str, typer.Argument(help="Where guests connect: unix:PATH.")],
     scsi: Annotated[
@@ -62,6 +88,9 @@ def command(
     snap: Annotated[
         int, typer.Option(min=0, help="Bytes of disk and network data kept with each packet.")
     ] = DEFAULT_SNAP_LENGTH,
+    flight: Annotated[
+        int, typer.Option(min=0, metavar="MEGABYTES", help="Keep so much of the latest traffic for `vmbus ctl dump`.")
+    ] = 0,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what happens.")] = False,
 ) -> None:
     """Serve synthetic devices to one guest at a time, until told to stop (Ctrl-C)."""
@@ -72,22 +101,23 @@ def command(
     with contextlib.ExitStack() as stack:
         devices = make_devices(disks=scsi or (), nics=nic or (), others=device or ())
         recorder = None
-        if capture or stream:
+        if capture or stream or flight:
             stream_path = parse_address(stream, schemes=("unix",)).params if stream else ""
-            plan = RecordingPlan(file=capture, stream=stream_path, snap_length=snap)
+            plan = RecordingPlan(file=capture, stream=stream_path, snap_length=snap, flight_bytes=flight << 20)
             recorder = stack.enter_context(Recorder(plan))
         host = Host(devices, tap=recorder.tap if recorder is not None else None)
         stack.callback(host.close)
         host.listen(address)
         stop = StopSignals(host)
         stack.callback(stop.close)
-        if recorder is not None:
-            host.loop.watch(recorder.control_fd, lambda: _recorder_spoke(host, recorder))
+        recording = None if recorder is None else Recording(host, recorder)
+        stack.enter_context(
+            CtlSocket(
+                host,
+                address,
+                dump=recording.dump if recording is not None and flight else None,
+                recording=None if recorder is None else recorder.counters,
+            )
+        )
         print(f"listening on {address}", flush=True)
         host.serve()
-
-
-def _recorder_spoke(host: Host, recorder: Recorder) -> None:
-    for problem in recorder.problems():
-        print(f"vmbus: {problem}", file=sys.stderr)
-        host.loop.unwatch(recorder.control_fd)

@@ -83,7 +83,7 @@ def _guest(partition: HostPartition) -> Tree:
 
 def _connection(partition: HostPartition) -> Tree:
     control = partition.control
-    tree: Tree = {"state": control.connection.value}
+    tree: Tree = {"state": control.connection.name.lower()}
     if control.info is not None:
         info = control.info
         pages = info.monitor_pages
@@ -125,7 +125,7 @@ def _channels(partition: HostPartition) -> Tree:
         tree[str(offered.channel_id)] = {
             "device": slot.label if slot is not None else None,
             "subchannel": index,
-            "state": offered.state.value,
+            "state": offered.state.name.lower(),
             "connection_id": hex(offered.connection_id),
             "monitor": _monitor(offered),
             "gpadls": {hex(gpadl_id): _gpadl(gpadl) for gpadl_id, gpadl in gpadls.items()},

@@ -135,7 +135,7 @@ def controllers_for(specs: Iterable[DiskSpec]) -> list[StorageController]:
         for spec in specs:
             unit = spec.open()
             try:
-                _place(spec, unit, controllers)
+                place(spec, unit, controllers)
             except DeviceError:
                 unit.close()
                 raise
@@ -146,7 +146,11 @@ def controllers_for(specs: Iterable[DiskSpec]) -> list[StorageController]:
     return list(controllers.values())
 
 
-def _place(spec: DiskSpec, unit: MediaUnit, controllers: dict[str, StorageController]) -> None:
+def place(spec: DiskSpec, unit: MediaUnit, controllers: dict[str, StorageController]) -> None:
+    """Put a unit on its controller, one of ``controllers`` (by name) or a new one that is added to them.
+
+    Raises :class:`DeviceError` if the address is taken.
+    """
     if spec.is_ide:
         key = f"{spec.controller}.{spec.target}"
         if key in controllers:
