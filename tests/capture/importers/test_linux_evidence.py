@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from vmbus.capture.importers import write_capture
 from vmbus.capture.importers.memory_image import records_of_rings, rings_by_search, rings_of_capture
 from vmbus.capture.importers.physical import open_image
 from vmbus.capture.importers.sysfs import read_snapshot, records_of_sysfs
+from vmbus.capture.importers.trace_dat import events_of_dat
 from vmbus.capture.importers.trace_events import records_of_events
 from vmbus.capture.importers.trace_text import events_of_text
 from vmbus.capture.reader import Record, read_records
@@ -93,6 +96,43 @@ def test_trace_events_tell_the_same_messages_as_the_capture(
     assert names == {"scsi", "net"}
     nvsp = [r.body[16:20] for r in found if r.kind is RecordKind.PACKET]
     assert nvsp[:2] == [b"\x01\0\0\0", b"\x02\0\0\0"]  # INIT, INIT_COMPLETE
+
+
+def between(lines: list[str], start: str, end: str) -> list[str]:
+    """The console lines between two marks, without what the shell says about a timeout."""
+    first = lines.index(start)
+    return [line for line in lines[first + 1 : lines.index(end, first)] if line != "Terminated"]
+
+
+def test_the_raw_trace_says_what_the_text_says(
+    tmp_path: Path, running_host: StartHost, linux_guest: StartGuest, trace_dat: Callable[..., bytes]
+) -> None:
+    commands = ["cd /sys/kernel/tracing", "cat trace", "echo PAGE", "cat events/header_page"]
+    for system in ("hyperv", "netvsc"):
+        commands += [f"echo {system}", f"for i in events/{system}/*/format; do cat $i; echo ==; done"]
+    commands += ["echo RAW", "timeout 1 cat per_cpu/cpu0/trace_pipe_raw | base64", "echo END"]
+    script = ["wait-path /dev/sda 10", "throughput /dev/sda r 4", f"sh {'; '.join(commands)}"]
+    guest, _ = recorded_session(
+        tmp_path, running_host, linux_guest, script, append=["trace_event=hyperv:*,netvsc:*", "trace_buf_size=8M"]
+    )
+    marks = {"hyperv": "netvsc", "netvsc": "RAW"}
+    formats = {
+        system: [
+            f"{text.strip()}\n" for text in "\n".join(between(guest.lines, system, end)).split("==") if text.strip()
+        ]
+        for system, end in marks.items()
+    }
+    raw = base64.b64decode("".join(between(guest.lines, "RAW", "END")))
+    header_page = "\n".join(between(guest.lines, "PAGE", "hyperv")) + "\n"
+    path = tmp_path / "trace.dat"
+    path.write_bytes(trace_dat(formats, [raw], header_page=header_page))
+    from_raw, from_text = list(events_of_dat(path)), list(events_of_text(guest.lines))
+    assert len(from_raw) > 100
+    assert list(records_of_events(from_raw)) == list(records_of_events(from_text[: len(from_raw)]))
+    if shutil.which("trace-cmd"):
+        told = subprocess.run(["trace-cmd", "report", "-i", path], capture_output=True, text=True, check=True).stdout
+        reported = list(events_of_text(told.splitlines()))
+        assert [event.name for event in reported] == [event.name for event in from_raw]
 
 
 def test_sysfs_tells_the_same_channels_as_the_capture(

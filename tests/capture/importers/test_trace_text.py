@@ -113,12 +113,14 @@ def test_other_layouts_of_a_line_are_understood() -> None:
         "kworker/u2:1-31 [001] 12.000000001: vmbus_chan_sched:     relid 0x5",
         "  bash-1234  (1234) [000] d..1. 12.000001: vmbus_setevent: relid 0x5",
         "  my task-name-7 [000] 3.25: vmbus_on_event: relid 0x5",
+        "  <...>-10 [000] 4.5: rndis_send: [FAILED TO PARSE] name=eth0 queue=0 req_id=1 msg_type=2 msg_len=24",
     ]
     events = list(events_of_text(lines))
     assert [(event.time_ns, event.cpu, event.fields) for event in events] == [
         (12_000_000_001, 1, {"relid": 5}),
         (12_000_001_000, 0, {"relid": 5}),
         (3_250_000_000, 0, {"relid": 5}),
+        (4_500_000_000, 0, {"name": "eth0", "queue": 0, "req_id": 1, "msg_type": 2, "msg_len": 24}),
     ]
 
 

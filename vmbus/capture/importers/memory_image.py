@@ -14,14 +14,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from vmbus.capture.importers import CannotImport, imported
-from vmbus.capture.importers.physical import PhysicalMemory, pages
+from vmbus.capture.importers.physical import PhysicalMemory, open_image, pages
 from vmbus.capture.importers.ring_image import FoundPacket, RingImage
 from vmbus.capture.importers.trace_events import MADE_UP_CHANNELS
-from vmbus.capture.reader import Record
+from vmbus.capture.reader import Record, read_records
+from vmbus.capture.state import StateKeeper
 from vmbus.memory import MAX_MAPPED_PAGES, PAGE_SHIFT, PAGE_SIZE
 from vmbus.wire.capture import Direction, NoteKind, NoteRecord, PacketRecord, RecordKind
 from vmbus.wire.control import GpadlBody, GpadlHeader, MessageHeader, OpenChannel
@@ -162,3 +164,30 @@ def _packets(channel_id: int, direction: Direction, image: RingImage, time_ns: i
         )
         comment = "past: the receiver took it out" if packet.is_past else "waits in the ring"
         yield imported(max(0, time_ns - len(found) + number), header, packet.content, comment=comment)
+
+
+def import_image(path: Path, capture: str = "") -> Iterator[bytes]:
+    """Packet blocks for an image file, with the offers of a capture of the same guest before them if there is one.
+
+    Records have the time at which the file was last written to.
+    """
+    memory = open_image(path)
+    try:
+        time_ns = path.stat().st_mtime_ns
+        if not capture:
+            yield from records_of_rings(memory, rings_by_search(memory), time_ns)
+            return
+        state = list(read_records(capture))
+        yield from _last_state(state)
+        yield from records_of_rings(memory, rings_of_capture(state), time_ns)
+    finally:
+        memory.close()
+
+
+def _last_state(records: Iterable[Record]) -> Iterator[bytes]:
+    """The snapshot with which a capture that begins where this one ends would begin: the channels, by name."""
+    state = StateKeeper()
+    for record in records:
+        if record.header is not None and record.kind in (RecordKind.MESSAGE, RecordKind.PACKET):
+            state.follow(imported(record.time_ns, record.header, record.body))
+    yield from state.blocks()

@@ -18,6 +18,10 @@ _LINE = re.compile(
 )
 _LOST = re.compile(r"^CPU:(\d+) \[LOST (\d+) EVENTS\]")
 
+_RAW = "[FAILED TO PARSE]"
+"""trace-cmd says so where it does not understand a format (those of RNDIS events), and shows the structure's fields."""
+_PAIR = re.compile(r"(\w+)=(\S+)")
+
 _CHANNEL = r"child_relid (?P<child_relid>0x[0-9a-f]+)"
 _RET = r"ret (?P<ret>-?\d+)"
 
@@ -98,6 +102,8 @@ def events_of_text(lines: Iterable[str], on_lost: Callable[[int], None] | None =
 
 
 def _fields(event: str, text: str) -> Fields | None:
+    if event in _EVENTS and text.startswith(_RAW):
+        return {name: int(value) if value.lstrip("-").isdecimal() else value for name, value in _PAIR.findall(text)}
     found = _EVENTS[event].match(text) if event in _EVENTS else None
     if found is None:
         return None
