@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmbus.channel import Channel, ChannelHandler
 from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus, DriverError, Promise
+from vmbus.errors import VmbusError
 from vmbus.gpadl import GpaRange
 from vmbus.memory import PAGE_SHIFT, PAGE_SIZE
 from vmbus.ring.packet import COMPLETION
@@ -321,14 +323,20 @@ class StorageDriver(Driver):
     interface_ids = (SCSI_INTERFACE_ID, IDE_INTERFACE_ID)
 
     def __init__(
-        self, *, versions: Sequence[VstorVersion] = VERSIONS, ring_pages: int = 32, subchannels: int = 0
+        self,
+        *,
+        versions: Sequence[VstorVersion] = VERSIONS,
+        ring_pages: int = 32,
+        subchannels: int = 0,
+        processors: int = 1,
     ) -> None:
-        """``subchannels`` is how many to ask for; the host may have fewer."""
+        """``subchannels`` is how many to ask for; the host may have fewer. They are spread over the processors."""
         self.ready: Promise[StorageLink] = Promise()
         self.link: StorageLink | None = None
         self._versions = versions
         self._ring_pages = ring_pages
         self._subchannels = subchannels
+        self._processors = processors
         self._bus: DriverBus | None = None
 
     def attach(self, bus: DriverBus, offer: ChannelOffer) -> None:
@@ -339,7 +347,7 @@ class StorageDriver(Driver):
     def _opened(self, promise: Promise[Channel]) -> None:
         try:
             link = self.link = StorageLink(promise.result())
-        except DriverError as error:
+        except VmbusError as error:
             self.ready.reject(error)
             return
         link.negotiate(self._versions).then(partial(self._negotiated, link))
@@ -356,9 +364,15 @@ class StorageDriver(Driver):
             self.ready.resolve(link)
 
     def subchannel_offered(self, offer: ChannelOffer) -> None:
-        assert self._bus is not None and self.link is not None
-        link = self.link
-        self._bus.open(offer, self._ring_pages, self._ring_pages).then(lambda opened: link.add_channel(opened.result()))
+        if self._bus is not None and self.link is not None:
+            vp = offer.subchannel_index % self._processors
+            self._bus.open(offer, self._ring_pages, self._ring_pages, target_vp=vp).then(self._subchannel_opened)
+
+    def _subchannel_opened(self, opened: Promise[Channel]) -> None:
+        with suppress(VmbusError):  # the controller works without it
+            channel = opened.result()
+            if self.link is not None:
+                self.link.add_channel(channel)
 
     def detach(self) -> None:
         if self.link is not None:
