@@ -117,6 +117,10 @@ class Script:
         )
         return self.add(head.build() + data)
 
+    def rewind(self, sender: Direction, channel_id: int, place: int = 0) -> None:
+        """Have the next packet of that direction start somewhere else than it should."""
+        self._written[channel_id, sender] = place
+
     def completion(self, sender: Direction, channel_id: int, payload: Format | bytes, *, transaction: int) -> int:
         """A completion packet."""
         return self.packet(sender, channel_id, payload, transaction=transaction, packet_type=PacketType.COMPLETION)

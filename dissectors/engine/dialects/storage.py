@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dissectors.engine.commands import command_name, data_format
 from dissectors.engine.dialect import COMPLETION, Dialect
 from dissectors.engine.layers import Layer
-from vmbus.wire.capture import Direction
+from vmbus.wire.capture import Direction, RecordKind
 from vmbus.wire.vstor import (
     ScsiStatus,
     SrbStatus,
@@ -55,6 +55,15 @@ class Storage(Dialect):
             return [Layer(None, start, stop, "payload")]
         return [Layer(fmt, start, stop)]
 
+    def is_cut(self, item: Decoded) -> bool:
+        """Answers are also cut, lawfully, where the command left no room for more."""
+        if super().is_cut(item):
+            return True
+        request = item.request
+        if item.kind != RecordKind.EXTERNAL or request is None or operation_of(request) != EXECUTE_SRB:
+            return False
+        return len(item.data) - item.body_at >= _srb_length(request)
+
     def packet_summary(self, item: Decoded) -> str:
         data, at = item.data, item.payload_at
         if len(data) < at + SRB_AT:
@@ -92,6 +101,12 @@ def cdb_of(request: Decoded | None) -> bytes:
     at = request.payload_at
     block = bytes(request.data[at : at + CDB_AT + CDB_SIZE])
     return block[CDB_AT : CDB_AT + min(block[SRB_AT + 8], CDB_SIZE)] if len(block) > CDB_AT else b""
+
+
+def _srb_length(request: Decoded) -> int:
+    """The bytes that a command has room for, as its request block says."""
+    at = request.payload_at + SRB_AT
+    return int(_SRB.unpack_from(request.data, at)[-1]) if len(request.data) >= at + _SRB.size else 0
 
 
 def _command_line(item: Decoded) -> str:
