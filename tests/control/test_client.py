@@ -154,6 +154,8 @@ class TestConnecting:
         guest >> control.UnloadComplete() << ev.UnloadFinished()
 
     def test_unload_without_a_connection(self, guest):
+        guest >> (lambda: guest.client.unload()) << ev.UnloadFinished()
+        guest.connect()
         guest >> (lambda: guest.client.unload()) << control.Unload()
         with pytest.raises(errors.WrongState):
             guest.client.unload()

@@ -128,8 +128,17 @@ def test_reset_closes_it(host):
 def test_it_can_be_rescinded(host):
     reserve(host.connect())
     host >> (lambda: host.server.rescind(1)) << control.RescindChannelOffer(channel_id=1)
-    host >> close_reserved()
+    host >> close_reserved() << CLOSED
     host >> open_reserved()
+
+
+def test_one_that_is_rescinded_after_unload_is_closed_all_the_same(host):
+    reserve(host.connect())
+    (host >> control.Unload()).ignore()
+    # Nobody would listen to a rescind.
+    host >> (lambda: host.server.rescind(1))
+    host >> close_reserved() << ev.ChannelReleased(1, gone=True) << CLOSED
+    assert not host.server.offers.channels
 
 
 def test_a_reserved_channel_comes_back_in_the_next_offers_after_it_was_closed(host):

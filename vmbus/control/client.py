@@ -64,10 +64,15 @@ from vmbus.wire.control_values import (
 from vmbus.wire.offer import HvsockUserDefined, OfferChannel, OfferChannelPre7, OfferFlags
 from vmbus.wire.schema import NIL_GUID, Buffer
 
-_AFTER_UNLOAD = frozenset(
-    {MessageType.UNLOAD_COMPLETE, MessageType.OPEN_CHANNEL_RESULT, MessageType.CLOSE_RESERVED_RESPONSE}
+_WITHOUT_A_CONNECTION = frozenset(
+    {
+        MessageType.VERSION_RESPONSE,
+        MessageType.UNLOAD_COMPLETE,
+        MessageType.OPEN_CHANNEL_RESULT,
+        MessageType.CLOSE_RESERVED_RESPONSE,
+    }
 )
-"""What still matters when the guest has ended the connection; the latter two because of reserved channels."""
+"""What may come while there is none; the latter two because of reserved channels."""
 
 
 class ControlClient(ClientSaved):
@@ -100,21 +105,23 @@ class ControlClient(ClientSaved):
             handler = self._handlers.get(message.message_type)
             if handler is None:
                 raise WrongDirection(f"{message.message_type} is a message that only guests send")
-            if self.connection is GuestConnection.DISCONNECTING and message.message_type not in _AFTER_UNLOAD:
-                return []  # it crossed our unload
-            handler(message.body)
+            if self.is_connected or message.message_type in _WITHOUT_A_CONNECTION:
+                handler(message.body)
+            elif self.connection is not GuestConnection.DISCONNECTING:
+                raise UnsolicitedMessage(f"{message.message_type} came without a connection")
+            # else it crossed our unload
         except Violation as error:
             self._emit(HostViolation(error, payload))
         return self._take_events()
 
     @property
     def _spoken(self) -> Version | None:
-        """The version of what the host sends now."""
-        if self.connection is GuestConnection.CONNECTING:
-            return None  # so far it is only a wish
-        if self.connection is GuestConnection.DISCONNECTING and self.version is None:
-            return Version.V1_1  # the oldest that confirms an unload
-        return self.version
+        """The version of what the host may send now; answers about reserved channels are of their own version."""
+        # While it is being negotiated, the version is only a wish.
+        version = None if self.connection is GuestConnection.CONNECTING else self.version
+        if not any(channel.state in RESERVED for channel in self.channels.values()):
+            return version
+        return self._reserved_version if version is None else max(version, self._reserved_version)
 
     # Connection
 
@@ -184,6 +191,8 @@ class ControlClient(ClientSaved):
         self._send(contact if version >= Version.V6_0 else control.InitiateContact5.parse(contact.build()))
 
     def _on_version_response(self, body: control.VersionResponse) -> None:
+        if self.connection is GuestConnection.DISCONNECTING:
+            return  # it crossed our unload
         if self.connection is not GuestConnection.CONNECTING or self.version is None:
             raise UnsolicitedMessage("a version was answered, but none was asked for")
         if not body.version_supported:
@@ -231,8 +240,11 @@ class ControlClient(ClientSaved):
     def unload(self) -> list[GuestEvent]:
         """End the connection.  ``UnloadFinished`` follows; until then the host may use the guest's memory.
 
-        A host of 0.13 does not confirm it.  Reserved channels stay.
+        A host of 0.13 does not confirm it, so it follows at once.  Reserved channels stay.
         """
+        if self.connection is GuestConnection.DISCONNECTED:
+            self._emit(UnloadFinished())
+            return self._take_events()
         if self.connection is GuestConnection.DISCONNECTING:
             raise WrongState("the connection is being ended already")
         self._advance(Step.UNLOAD)
@@ -251,8 +263,7 @@ class ControlClient(ClientSaved):
             if channel.state not in RESERVED:
                 self._drop(channel)
         self.monitor_pages, self.host_monitor_pages = None, False
-        if not self.channels:
-            self.version, self.features = None, NO_FEATURES
+        self.version, self.features = None, NO_FEATURES
         self._emit(UnloadFinished())
 
     def modify_connection(self, monitor_pages: MonitorPages | None) -> None:

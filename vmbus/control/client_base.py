@@ -106,6 +106,8 @@ class ClientBase:
         self.channels: dict[int, ClientChannel] = {}
         self._wish = ContactWish((), NO_FEATURES)
         self._message_connection = MESSAGE_CONNECTION_ID
+        self._reserved_version = Version.V4_0
+        """What was spoken when the last reserved channel was opened."""
         self._modifying = False
         self._pausing = False
         self._tl_requests: list[tuple[UUID, UUID]] = []

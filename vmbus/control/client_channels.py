@@ -60,6 +60,8 @@ class ClientChannels(ClientBase):
         """All that the host may still know, by id."""
         self._late_modifications: set[int] = set()
         """Channels that were rescinded while they were modified: an answer may still come."""
+        self._let_go: set[int] = set()
+        """Channels that were released: what the host said about them before it knew may still come."""
         self._next_gpadl_id = _FIRST_GPADL_ID
 
     # Memory
@@ -183,7 +185,11 @@ class ClientChannels(ClientBase):
         It survives ``unload``, is polled, and its answers come to ``target_sint`` of ``target_vp``.
         """
         self._require(MessageType.OPEN_RESERVED_CHANNEL)
-        self._own(channel_id).advance(Step.OPEN_RESERVED)
+        channel = self._own(channel_id)
+        if channel.released:
+            raise WrongState(f"{channel.name} is being released")
+        channel.advance(Step.OPEN_RESERVED)
+        self._reserved_version = self.version or self._reserved_version
         self._send(
             control.OpenReservedChannel(
                 channel_id=channel_id,
@@ -203,6 +209,7 @@ class ClientChannels(ClientBase):
             raise UnsolicitedMessage(f"{channel.name}: open request {body.open_id} is not the one that waits")
         channel.advance(step)
         self._emit(OpenFinished(body.channel_id, body.status))
+        self._drop_outlived(channel)
 
     def close(self, channel_id: int) -> None:
         """Close an open channel.  It may be opened again at once."""
@@ -223,12 +230,20 @@ class ClientChannels(ClientBase):
             )
 
     def _on_close_reserved_response(self, body: control.CloseReservedResponse) -> None:
+        if body.channel_id in self._let_go:
+            return
         channel = self._named_by_host(body.channel_id)
+        if channel.state is GuestChannel.RESCINDED:
+            return  # the rescind came first, and has said enough
         if channel.state is not GuestChannel.CLOSING_RESERVED:
             raise UnsolicitedMessage(f"{channel.name} is not being closed")
         channel.advance(Step.CLOSED)
         self._emit(ReservedClosed(body.channel_id))
-        if not self.is_connected:
+        self._drop_outlived(channel)
+
+    def _drop_outlived(self, channel: ClientChannel) -> None:
+        """A reserved channel that is in use no more and whose connection has ended is gone."""
+        if channel.state is GuestChannel.OFFERED and not self.is_connected:
             self._drop(channel)
 
     def modify_channel(self, channel_id: int, target_vp: int) -> None:
@@ -261,6 +276,7 @@ class ClientChannels(ClientBase):
         channel = ClientChannel(offer, self._signals(offer))
         self.channels[offer.channel_id] = channel
         self._late_modifications.discard(offer.channel_id)
+        self._let_go.discard(offer.channel_id)
         self._emit(ChannelOffered(offer, channel.connection_id))
         return channel
 
@@ -268,14 +284,20 @@ class ClientChannels(ClientBase):
         return offer.connection_id if isinstance(offer, OfferChannel) else EVENT_CONNECTION_ID
 
     def _on_rescind(self, body: control.RescindChannelOffer) -> None:
+        if body.channel_id in self._let_go:
+            self._let_go.discard(body.channel_id)
+            return  # it crossed our release
         channel = self._named_by_host(body.channel_id)
         if channel.state is GuestChannel.RESCINDED:
             raise UnsolicitedMessage(f"{channel.name} is rescinded already")
         was_opening = channel.state in (GuestChannel.OPENING, GuestChannel.OPENING_RESERVED)
+        was_closing = channel.state is GuestChannel.CLOSING_RESERVED
         channel.advance(Step.RESCIND)
         if was_opening:
             # The host will not answer any more (Linux vmbus_rescind_cleanup).
             self._emit(OpenFinished(body.channel_id, Status.UNSUCCESSFUL))
+        if was_closing:
+            self._emit(ReservedClosed(body.channel_id))
         if channel.modifying:
             # The same, but some hosts do answer.
             channel.modifying = False
@@ -301,6 +323,7 @@ class ClientChannels(ClientBase):
         if channel.released and not channel.waits and Step.RELEASE in GUEST_CHANNEL[channel.state]:
             channel.advance(Step.RELEASE)
             if self.is_connected:
+                self._let_go.add(channel.channel_id)
                 self._send(control.RelIdReleased(channel_id=channel.channel_id))
             self._drop(channel)
             self._emit(ChannelGone(channel.channel_id))

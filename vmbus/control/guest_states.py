@@ -50,7 +50,6 @@ class GuestConnection(Enum):
 GUEST_CONNECTION: Table[GuestConnection] = {
     GuestConnection.DISCONNECTED: {
         Step.CONTACT: GuestConnection.CONNECTING,
-        Step.UNLOAD: GuestConnection.DISCONNECTING,
     },
     GuestConnection.CONNECTING: {
         Step.ACCEPTED: GuestConnection.GETTING_OFFERS,

@@ -91,6 +91,7 @@ class After(Enum):
     NOTHING = "nothing"
     RESET = "reset"
     UNLOAD = "unload"
+    UNLOAD_0_13 = "unload, without saying that it is complete"
     CONTACT = "contact"
 
 

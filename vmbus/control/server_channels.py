@@ -117,10 +117,16 @@ class ServerChannels(ServerGpadls):
         channel = self.offers.named_by_guest(body.channel_id)
         if channel.state is HostChannel.OPEN and not channel.reserved:
             raise ChannelNotReserved(f"{channel.name} is open, but not as a reserved channel")
+        # The answer goes where this request says, not where the open request said.
+        target = Target(body.target_vp, body.target_sint & 0xFF)
         if _step(channel, Step.CLOSE_RESERVED, ChannelNotOpen) is HostChannel.CLOSING:
-            # The answer goes where this request says, not where the open request said.
-            channel.reserved = Target(body.target_vp, body.target_sint & 0xFF)
+            channel.reserved = target
             self._emit(CloseRequested(channel.channel_id))
+        else:
+            # There is no device any more, and the guest may not know.
+            self._send(control.CloseReservedResponse(channel_id=channel.channel_id), target)
+            if self.version is None:
+                self._release(channel, Step.DISCONNECT)
 
     def _close_finished(self, channel: Channel) -> None:
         if Step.CLOSED not in HOST_CHANNEL[channel.state]:
@@ -211,7 +217,8 @@ class ServerChannels(ServerGpadls):
         self._rescind_gpadls(channel)
         self._refuse_open(channel)
         self._not_in_use(channel)
-        if known_to_guest:
+        if known_to_guest and self.version is not None:
+            # Without a connection only reserved channels are known, and nobody listens.
             self._send(control.RescindChannelOffer(channel_id=channel.channel_id))
         if _step(channel, Step.RESCIND, IllegalChannelState) is HostChannel.GONE:
             self._remove(channel)

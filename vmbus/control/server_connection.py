@@ -49,6 +49,13 @@ _F = FeatureFlags
 _LOCAL_FEATURES = _F.CLIENT_ID | _F.CONFIDENTIAL_CHANNELS | _F.GPA_PINNING
 """What a host can do without help from another host that it relays for."""
 
+_STEPS = {
+    After.CONTACT: Step.CONTACT,
+    After.RESET: Step.RESET,
+    After.UNLOAD: Step.UNLOAD,
+    After.UNLOAD_0_13: Step.UNLOAD,
+}
+
 AnyContact = control.InitiateContact | control.InitiateContact5
 
 
@@ -180,7 +187,7 @@ class ServerConnection(ServerChannels):
             )
         )
         if self.after is not After.NOTHING:
-            step = {After.CONTACT: Step.CONTACT, After.UNLOAD: Step.UNLOAD, After.RESET: Step.RESET}[self.after]
+            step = _STEPS[self.after]
             self._end_connection(step, self.after, self.next_contact)
 
     def _refuse(self, version: Version) -> None:
@@ -215,8 +222,10 @@ class ServerConnection(ServerChannels):
     # The end
 
     def _on_unload(self) -> None:
-        if self._end_connection(Step.UNLOAD, After.UNLOAD):
-            self._finish_unload(None)
+        confirmed = self.version is None or sent_in(MessageType.UNLOAD_COMPLETE, self.version)
+        after = After.UNLOAD if confirmed else After.UNLOAD_0_13
+        if self._end_connection(Step.UNLOAD, after):
+            self._finish_unload(after)
 
     def _end_connection(self, step: Step, after: After, contact: Contact | None = None) -> bool:
         """Let go of everything; return whether there is nothing to wait for, and no connection that has to end first.
@@ -260,19 +269,18 @@ class ServerConnection(ServerChannels):
         self._do_next()
 
     def _do_next(self) -> None:
-        after, contact, info = self.after, self.next_contact, self.info
+        after, contact = self.after, self.next_contact
         self.after, self.next_contact, self.info = After.NOTHING, None, None
-        if after is After.UNLOAD:
-            self._finish_unload(info)
+        if after in (After.UNLOAD, After.UNLOAD_0_13):
+            self._finish_unload(after)
         elif after is After.RESET:
             self._outbox.clear()
             self._emit(ResetFinished())
         elif after is After.CONTACT and contact is not None:
             self._negotiate(contact)
 
-    def _finish_unload(self, info: ConnectionInfo | None) -> None:
-        version = info.version if info else Version.V1_1
-        if sent_in(MessageType.UNLOAD_COMPLETE, version):
+    def _finish_unload(self, after: After) -> None:
+        if after is After.UNLOAD:
             self._send(control.UnloadComplete())
         if self._limit_after_unload is not None:
             (self.max_version, self.max_features), self._limit_after_unload = self._limit_after_unload, None
@@ -289,7 +297,8 @@ class ServerConnection(ServerChannels):
             raise OffersAlreadySent("the offers were sent already")
         self.info.offers_sent = True
         for channel in self.offers.in_order():
-            if channel.reserved is None:
+            # Others are reserved channels: the guest knows those.
+            if channel.state is HostChannel.RELEASED:
                 self._send_offer(channel)
         self._send(control.AllOffersDelivered())
         self._emit(OffersRequested())
