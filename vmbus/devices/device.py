@@ -10,7 +10,7 @@ Source of the shapes: openvmm ``vm/devices/vmbus/vmbus_channel/src/channel.rs`` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
@@ -114,13 +114,6 @@ class Device(ABC):
     def inspect(self) -> State:
         """Live state for ``vmbus ctl inspect``."""
         return {}
-
-    def control(self, words: Sequence[str]) -> str:
-        """Do what a person asked this device for at run time, and say in a line what was done.
-
-        Raises :class:`VmbusError` with a line that says what is wrong, or what there is to ask for.
-        """
-        raise DeviceError(f"{self.name} has nothing that can be changed at run time")
 
     def close(self) -> None:  # noqa: B027 - most devices hold no files
         """The host stops: release files. Every channel is closed already."""

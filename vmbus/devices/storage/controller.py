@@ -13,7 +13,6 @@ Sources: openvmm ``storvsp/src/lib.rs`` (``ScsiController``, ``execute_scsi``, `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
@@ -265,11 +264,6 @@ class StorageController(Device):
             if str(address) in state["units"]:
                 unit.restore(state["units"][str(address)])
         self.reroute()
-
-    def control(self, words: Sequence[str]) -> str:
-        from vmbus.devices.storage.control import run_control  # opens disks, and so stands above this module
-
-        return run_control(self, words)
 
     def inspect(self) -> State:
         negotiation: dict[str, Any] = self.negotiation.save()
