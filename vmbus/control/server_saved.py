@@ -219,9 +219,8 @@ class ServerSaved(ServerConnection):
             return self._take_events()
         fits = _FITS_OPEN if is_open else _FITS_CLOSED
         if channel.state not in fits:
-            raise BadSavedState(
-                f"{channel.name}: its device {'is' if is_open else 'is not'} open, it {channel.state.value}"
-            )
+            device = "is open" if is_open else "is not open"
+            raise BadSavedState(f"{channel.name} ({channel.state.value}) and its device, which {device}, do not agree")
         channel.restoring = Restoring.NOT
         if is_open and channel.state is HostChannel.OPENING:
             self._open_finished(channel, Status.SUCCESS)
