@@ -22,10 +22,8 @@ _SHIM_PLACES = {"hyperv": "arch/um/hyperv", "asm": "arch/um/include/asm"}
 _KCONFIG = "arch/um/Kconfig"
 _UNPACKED = ".vmbus-unpacked"
 
-_OTHER_ARCHITECTURES = re.compile(r"^arch/(?!um$|x86$)[^/]+$")
-_SKIPPED_DIRECTORIES = {".git", "Documentation/devicetree", "Documentation/translations"}
 _MADE_BY_BUILDS = re.compile(r"\.(o|a|ko|cmd|d|order|mod|mod\.c|symvers)$|^\.config|^vmlinux|^System\.map$")
-_GENERATED_DIRECTORIES = re.compile(r"(^|/)include/generated$|^include/config$")
+_SKIPPED_DIRECTORIES = re.compile(r"^\.git$|(^|/)include/generated$|^include/config$")
 
 
 def shim_files() -> dict[str, bytes]:
@@ -121,7 +119,7 @@ def _same(copy: Path, status: os.stat_result) -> bool:
 
 
 def _source_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file that a build of arch/um may read, with its status; nothing of what builds make."""
+    """Every file of the source, with its status; nothing of what builds make."""
     pending = [""]
     while pending:
         folder = pending.pop()
@@ -129,8 +127,7 @@ def _source_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
             for entry in entries:
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    skipped = name in _SKIPPED_DIRECTORIES or _OTHER_ARCHITECTURES.match(name)
-                    if not skipped and not _GENERATED_DIRECTORIES.search(name):
+                    if not _SKIPPED_DIRECTORIES.search(name):
                         pending.append(name)
                 elif not _MADE_BY_BUILDS.search(entry.name):
                     yield name, entry.stat(follow_symlinks=False)
