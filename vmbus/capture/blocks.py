@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import struct
 from collections.abc import Iterable
+from typing import Literal
 
 from vmbus.wire.capture import LINK_TYPE
 
@@ -55,10 +56,10 @@ def options(pairs: Iterable[tuple[int, bytes]]) -> bytes:
     return encoded + b"\0\0\0\0" if encoded else b""
 
 
-def block(block_type: int, body: bytes) -> bytes:
+def block(block_type: int, body: bytes, order: Literal["little", "big"] = "little") -> bytes:
     """A whole block around a body whose length is a multiple of 4."""
-    total = _U32.pack(len(body) + 12)
-    return _U32.pack(block_type) + total + body + total
+    total = (len(body) + 12).to_bytes(4, order)
+    return block_type.to_bytes(4, order) + total + body + total
 
 
 def section_header(comments: Iterable[str] = ()) -> bytes:

@@ -32,7 +32,7 @@ from vmbus.capture import blocks
 from vmbus.capture.columns import Columns
 from vmbus.capture.gather import Words, describe, gather
 from vmbus.capture.reader import PACKET_BLOCKS, CannotOpen, Interface, NotACapture, Record, Section, packet_record
-from vmbus.capture.walk import KNOWN_TYPES, MAX_BLOCK, Block, BlockWalker, ByteSource, Damage, open_source
+from vmbus.capture.walk import KNOWN_TYPES, MAX_BLOCK, Block, BlockWalker, Damage, OpenedSource, open_source
 
 _BATCH = 1 << 13
 _SPOOL_PIECE = 1 << 20
@@ -51,7 +51,7 @@ class _SectionStart:
 class CaptureStore:
     """An append-only index over one capture. Not safe to use from two threads at once."""
 
-    def __init__(self, fd: int, name: str, source: ByteSource | None = None) -> None:
+    def __init__(self, fd: int, name: str, source: OpenedSource | None = None) -> None:
         """Index the file ``fd``, which is the store's from now on; ``source`` is what to spool into it, if anything."""
         self.name = name
         self.columns = Columns()
@@ -154,7 +154,7 @@ class CaptureStore:
         """Move what a pipe or stream has for us into the file."""
         assert self._source is not None
         poller = select.poll()
-        poller.register(self._source.fileno(), select.POLLIN)  # type: ignore[attr-defined]
+        poller.register(self._source.fileno(), select.POLLIN)
         while to_the_end or poller.poll(0):
             piece = self._source.read(_SPOOL_PIECE)
             if not piece:

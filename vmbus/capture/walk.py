@@ -52,6 +52,12 @@ class ByteSource(Protocol):
     def close(self) -> None: ...
 
 
+class OpenedSource(ByteSource, Protocol):
+    """One that the system knows, and that can be waited for."""
+
+    def fileno(self) -> int: ...
+
+
 class NotACapture(VmbusError):
     """There is no pcapng block in what was to be read."""
 
@@ -236,7 +242,7 @@ class BlockWalker:
         return Damage(start, skipped, "the capture ends within a block, or a block's length is wrong")
 
 
-def open_source(source: str) -> ByteSource:
+def open_source(source: str) -> OpenedSource:
     """Open what a capture is read from: a path, ``-`` for standard input, or ``unix:PATH`` for a live stream."""
     if source == "-":
         # Unbuffered: a buffer would wait until it is full, and a live capture would stand still.
