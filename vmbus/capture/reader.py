@@ -206,7 +206,7 @@ class CaptureReader:
         if isinstance(source, (str, os.PathLike)):
             name = os.fspath(source)
             try:
-                self._file = open_source(name)
+                self._file: ByteSource = open_source(name)
             except OSError as error:
                 raise CannotOpen(f"cannot open {name}: {error.strerror or error}") from error
             self._is_ours = True
