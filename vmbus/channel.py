@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from vmbus.errors import VmbusError
@@ -26,7 +26,15 @@ from vmbus.loop import Loop
 from vmbus.memory import GuestMemory
 from vmbus.ring import RingPacket
 from vmbus.ring.memory import READ_INDEX, WRITE_INDEX
-from vmbus.ring.packet import COMPLETION, COMPLETION_REQUESTED, GPA_DIRECT, IN_BAND, TRANSFER_PAGES, OutgoingPacket
+from vmbus.ring.packet import (
+    COMPLETION,
+    COMPLETION_REQUESTED,
+    GPA_DIRECT,
+    IN_BAND,
+    MAX_BATCH,
+    TRANSFER_PAGES,
+    OutgoingPacket,
+)
 from vmbus.ring.pair import RingPair
 from vmbus.ring.ranges import build_gpa_direct, build_transfer_pages, parse_gpa_direct
 from vmbus.tap import Direction, NoteKind, Tap
@@ -84,6 +92,19 @@ class ChannelHandler:
         return {}
 
 
+class ChannelJournal(Protocol):
+    """Remembers, in a place that outlives the process, what was taken out of the ring and not answered yet."""
+
+    def taken(self, before: int, after: int, packets: Sequence[RingPacket]) -> None:
+        """A batch is about to be handled; the read index goes from ``before`` to ``after`` when it has been."""
+
+    def handled(self) -> None:
+        """The batch has been handled; its answers wait to be sent."""
+
+    def sent(self, before: int, after: int, packets: Sequence[OutgoingPacket]) -> None:
+        """Packets are in the ring, and about to be shown to the peer: the write index goes to ``after``."""
+
+
 @dataclass(slots=True)
 class ChannelCounters:
     """What went through a channel, for people to look at."""
@@ -124,6 +145,7 @@ class Channel:
         self.target_vp: int | None = 0
         self.error: VmbusError | None = None
         self.is_open = True
+        self.journal: ChannelJournal | None = None
         self._signal_peer = signal
         self._receives = receives
         self._sends = Direction.HOST_TO_GUEST if receives is Direction.GUEST_TO_HOST else Direction.GUEST_TO_HOST
@@ -269,8 +291,11 @@ class Channel:
                 batch = list(outbox) if len(outbox) <= 64 else [outbox[index] for index in range(64)]
                 before = ring.position
                 written = ring.write_batch(batch)
-                if self.tap is not None and written:
-                    self._record_sent(batch[:written], before)
+                if written:
+                    if self.tap is not None:
+                        self._record_sent(batch[:written], before)
+                    if self.journal is not None:
+                        self.journal.sent(before, ring.position, batch[:written])
                 if ring.commit():
                     signal = True
                 for _ in range(written):
@@ -309,14 +334,19 @@ class Channel:
             ring.mask_interrupts()
             batches = 0
             while self.is_open:
+                before = ring.position
                 packets = ring.read_batch()
                 if packets:
+                    if self.journal is not None:
+                        self.journal.taken(before, ring.position, packets)
                     if self.tap is not None:
                         self._record_received(packets)
                     self.counters.packets_in += len(packets)
                     self.handler.on_packets(packets)
                     if not self.is_open:
                         break
+                    if self.journal is not None:
+                        self.journal.handled()
                     if ring.commit():
                         signal = True
                     batches += 1
@@ -378,6 +408,27 @@ class Channel:
             return self._gpadls[gpadl_id]
         except KeyError:
             raise UnknownGpadl(f"channel {self.channel_id} has no GPADL {gpadl_id:#x}") from None
+
+    # Going on where another process stopped
+
+    @property
+    def unsent(self) -> list[OutgoingPacket]:
+        """What waits to be put into the ring."""
+        return list(self._outbox)
+
+    def take_over(self, unsent: Sequence[OutgoingPacket], owed: Sequence[RingPacket]) -> None:
+        """Send what an earlier process left unsent, then handle again what it had taken and not answered."""
+        self._outbox.extend(unsent)
+        self._in_service = True
+        try:
+            for start in range(0, len(owed), MAX_BATCH):
+                if self.is_open:
+                    self.handler.on_packets(owed[start : start + MAX_BATCH])
+        except VmbusError as error:
+            self.fail(error)
+        finally:
+            self._in_service = False
+        self.flush()
 
     # Ending
 

@@ -128,6 +128,10 @@ class SynicVp:
             self.interrupt()
         return True
 
+    def can_signal(self, sint: int) -> bool:
+        """Whether the guest has set the processor up so that events of ``sint`` reach it."""
+        return self._flags is not None and self._accepts(sint)
+
     def interrupt(self) -> None:
         """Wake the processor."""
         try:
@@ -169,6 +173,10 @@ class SynicVp:
             self._flags.release()
             self._flags_page.release()
         self._flags = self._flags_page = None
+
+    def queued_messages(self) -> list[tuple[int, int, bytes]]:
+        """Messages that wait for a slot: SINT, type, payload."""
+        return [(sint, *message) for sint, queue in self._queues.items() for message in queue]
 
     def discard_queued(self) -> None:
         """Forget messages that were not delivered: the connection that they belong to has ended."""

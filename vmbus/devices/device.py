@@ -108,6 +108,13 @@ class Device(ABC):
         """The device's own state for another host process, JSON-able; rings and GPADLs are the runtime's."""
         return {}
 
+    def checkpoint(self) -> State:
+        """As :meth:`save`, without what changes with every packet: asked for after each batch, and compared.
+
+        A host that is killed leaves only this behind; ``restore`` must make do with it.
+        """
+        return self.save()
+
     def restore(self, state: State) -> None:  # noqa: B027 - most devices have no state
         """Take up a state that :meth:`save` gave, before any channel of it is opened again."""
 

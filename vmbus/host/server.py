@@ -12,6 +12,7 @@ from vmbus.devices.device import Device
 from vmbus.errors import VmbusError
 from vmbus.host.bus import DeviceSlot
 from vmbus.host.partition import HostPartition
+from vmbus.host.servicing import Servicing
 from vmbus.loop import Loop
 from vmbus.tap import NoteKind, Tap
 from vmbus.transport import Address, listen
@@ -48,12 +49,16 @@ class Host:
         tap: Tap | None = None,
         loop: Loop | None = None,
         on_guest: Callable[[bool], None] | None = None,
+        servicing: Servicing | None = None,
     ) -> None:
         self.loop = loop or Loop()
         self.tap = tap
         self.partition: HostPartition | None = None
+        self.servicing = servicing
+        """What keeps the guest's state for the next process, if this host is one that can be serviced."""
         self.slots: list[DeviceSlot] = []
         self.guests_served = 0
+        self._is_stopping = False
         self._on_guest = on_guest
         self._listener: socket.socket | None = None
         self._address: Address | None = None
@@ -116,6 +121,8 @@ class Host:
     def guest_left(self, reason: str) -> None:
         """The guest's connection has ended and everything of it is closed: the next may come."""
         self.note(reason)
+        if self.servicing is not None and not self._is_stopping:
+            self.servicing.forget()
         self.partition = None
         self._connection = None
         for slot in self.slots:
@@ -155,6 +162,9 @@ class Host:
 
     def close(self) -> None:
         """Disconnect the guest, release every device, remove the socket's file."""
+        self._is_stopping = True
+        if self.servicing is not None:
+            self.servicing.suspend(self.partition)
         self.disconnect_guest("the host stops")
         if self._listener is not None and self._address is not None:
             self.loop.unwatch(self._listener.fileno())

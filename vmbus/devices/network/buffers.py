@@ -10,6 +10,7 @@ Sources: openvmm ``netvsp/src/buffers.rs`` (``sub_allocation_size_for_mtu``), ``
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -63,7 +64,7 @@ class SendBuffer:
 class ReceiveBuffer:
     """The guest's receive buffer, its free suballocations, and which of them are the guest's."""
 
-    __slots__ = ("_mapping", "_next", "_outstanding", "count", "free", "gpadl_id", "set_id", "size", "view")
+    __slots__ = ("_first", "_mapping", "_next", "_outstanding", "count", "free", "gpadl_id", "set_id", "size", "view")
 
     def __init__(self, gpadl: Gpadl, set_id: int, frame_size: int) -> None:
         """Map it and divide it for frames of up to ``frame_size`` bytes."""
@@ -80,7 +81,7 @@ class ReceiveBuffer:
         self.free = list(range(self.count - 1, -1, -1))
         """Indices of free suballocations, the next one to use last."""
         self._outstanding: dict[int, Sequence[int]] = {}
-        self._next = 1
+        self._next = self._first = 1
 
     @property
     def room_for_frames(self) -> int:
@@ -102,6 +103,8 @@ class ReceiveBuffer:
     def take_back(self, transaction_id: int) -> None:
         """The guest completed that packet."""
         indices = self._outstanding.pop(transaction_id, None)
+        if indices is None and 0 < transaction_id < self._first:
+            return  # lent by a host that was killed
         if indices is None:
             raise UnknownTransaction(f"transaction {transaction_id:#x} is completed, and no receive packet has that id")
         self.free += indices
@@ -116,7 +119,10 @@ class ReceiveBuffer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up the transactions of :meth:`save`."""
+        """Take up the transactions of :meth:`save`; without them, those of the host before are of another epoch."""
+        if "outstanding" not in state:
+            self._next = self._first = time.time_ns() >> 10 << 8
+            return
         self._next = state["next_transaction"]
         self._outstanding = {int(key): indices for key, indices in state["outstanding"].items()}
         lent = {index for indices in self._outstanding.values() for index in indices}

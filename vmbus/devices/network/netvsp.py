@@ -145,6 +145,17 @@ class NetworkProvider(Device):
             }
         return state
 
+    def checkpoint(self) -> State:
+        state = self.save()
+        session = state.get("session")
+        if session is not None and session["receive_buffer"] is not None:
+            session["receive_buffer"] = {
+                key: value
+                for key, value in session["receive_buffer"].items()
+                if key not in ("next_transaction", "outstanding")
+            }
+        return state
+
     def restore(self, state: State) -> None:
         self.card.mac = bytes.fromhex(state["mac"])
         self.card.link_up = state["link_up"]

@@ -1,0 +1,282 @@
+"""A host that can be stopped, or killed, and started again under a running guest.
+
+What the next process needs is in two files: the *state* (a JSON document, replaced as a whole whenever the control
+plane or a device changes) and the *journal* (``vmbus.host.journal``: what was taken and not answered).  Rings, message
+slots and event flags are in the guest's memory, which the guest hands over again when it reconnects.
+
+A batch of packets is journalled, handled, its effect on the device's state saved together with the answers that wait,
+and only then committed; so a process that ends at any point between leaves either the packets in the ring, or
+the packets in the journal, or the answers.  docs/state-format.md has the document and the order of things.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from vmbus.channel import Channel
+from vmbus.errors import VmbusError
+from vmbus.gpadl import Gpadl
+from vmbus.host.bus import DeviceSlot
+from vmbus.host.journal import ChannelDebt, Debts, Journal, read_journal
+from vmbus.ring import RingPacket
+from vmbus.ring.packet import COMPLETION, OutgoingPacket
+
+if TYPE_CHECKING:
+    from vmbus.host.partition import HostPartition
+
+log = logging.getLogger("vmbus.host")
+
+FORMAT, VERSION = "vmbus host state", 1
+
+
+class BadHostState(VmbusError):
+    """The state of an earlier host cannot be taken up."""
+
+
+class _JournalOfChannel:
+    """What a channel calls (``vmbus.channel.ChannelJournal``)."""
+
+    def __init__(self, servicing: Servicing, partition: HostPartition, slot: DeviceSlot, channel_id: int) -> None:
+        self._servicing = servicing
+        self._partition = partition
+        self._slot = slot
+        self._channel_id = channel_id
+
+    def taken(self, before: int, after: int, packets: Sequence[RingPacket]) -> None:
+        assert self._servicing.journal is not None
+        self._servicing.journal.taken(self._channel_id, before, after, packets)
+
+    def handled(self) -> None:
+        state = self._slot.device.checkpoint()
+        if state != self._servicing.device_states.get(self._slot.device.instance_id):
+            self._servicing.checkpoint(self._partition)
+
+    def sent(self, before: int, after: int, packets: Sequence[OutgoingPacket]) -> None:
+        assert self._servicing.journal is not None
+        self._servicing.journal.sent(self._channel_id, before, after, packets)
+
+
+class Servicing:
+    """Keeps the state of a host's guest in ``path``, and takes up the one that an earlier process left there."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what is at ``path``; raises ``BadHostState`` if there is something else than a host's state."""
+        self.path = path
+        self.journal: Journal | None = None
+        self.device_states: dict[UUID, Any] = {}
+        """As the last checkpoint has them."""
+        self._journal_path = path.with_name(path.name + ".journal")
+        self._saved = self._load()
+
+    def _load(self) -> dict[str, Any] | None:
+        try:
+            text = self.path.read_text()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadHostState(f"cannot read the state {self.path}: {error}") from None
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT or document["version"] != VERSION:
+                raise BadHostState(f"{self.path} is a state of another version: {document['version']}")
+            UUID(document["guest_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadHostState(f"{self.path} is not the state of a host: {error}") from None
+        return dict(document)
+
+    # Guests come
+
+    def has_state_of(self, guest_id: UUID) -> bool:
+        """Whether an earlier process served this guest and left its state."""
+        return self._saved is not None and UUID(self._saved["guest_id"]) == guest_id
+
+    def begin(self, partition: HostPartition) -> None:
+        """A new guest: what is known of another one is worth nothing any more."""
+        self._saved = None
+        self._start_journal({})
+        self.checkpoint(partition)
+
+    def _start_journal(self, debts: Debts) -> None:
+        """A new journal, which takes the old one's place only when everything is in it."""
+        if self.journal is not None:
+            self.journal.close()
+        fresh = self._journal_path.with_name(self._journal_path.name + ".new")
+        self.journal = Journal(fresh)
+        self.journal.adopt(debts)
+        os.replace(fresh, self._journal_path)
+
+    def watch(self, partition: HostPartition, slot: DeviceSlot, channel: Channel) -> None:
+        """Journal a channel from now on."""
+        channel.journal = _JournalOfChannel(self, partition, slot, channel.channel_id)
+
+    def channel_closed(self, channel_id: int) -> None:
+        if self.journal is not None:
+            self.journal.closed(channel_id)
+
+    # The state
+
+    def checkpoint(self, partition: HostPartition, *, clean: bool = False) -> None:
+        """Replace the document by what is true now.  ``clean``: the process ends in good order after it."""
+        host = partition.host
+        if partition.guest_id is None or self.journal is None:
+            return
+        devices = []
+        for slot in host.slots:
+            self.device_states[slot.device.instance_id] = slot.device.checkpoint()
+            devices.append(
+                {
+                    "interface": str(slot.device.interface_id),
+                    "instance": str(slot.device.instance_id),
+                    "offered": slot.is_offered,
+                    "subchannels": slot.subchannels,
+                    "state": slot.device.save() if clean else self.device_states[slot.device.instance_id],
+                }
+            )
+        debts = self.journal.debts
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "clean": clean,
+            "guest_id": str(partition.guest_id),
+            "last_sequence": partition.last_sequence,
+            "last_status": partition.last_status,
+            "messages": [
+                [vp.index, sint, message_type, payload.hex()]
+                for vp in partition.vps
+                for sint, message_type, payload in vp.queued_messages()
+            ],
+            "control": partition.control.save(),
+            "devices": devices,
+            "channels": {
+                str(channel_id): {
+                    "target_vp": channel.target_vp,
+                    "sent_total": debts[channel_id].sent_total if channel_id in debts else 0,
+                    "unsent": [_packet_to_json(packet) for packet in channel.unsent],
+                }
+                for channel_id, channel in partition.channels.items()
+            },
+        }
+        fresh = self.path.with_name(self.path.name + ".new")
+        try:
+            fresh.write_text(json.dumps(document))
+            os.replace(fresh, self.path)
+        except OSError as error:
+            raise BadHostState(f"cannot write the state {self.path}: {error.strerror}") from None
+
+    def forget(self) -> None:
+        """The guest is gone: its state is worth nothing any more."""
+        self._saved = None
+        self.device_states.clear()
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+        for path in (self.path, self._journal_path):
+            path.unlink(missing_ok=True)
+
+    def suspend(self, partition: HostPartition | None) -> None:
+        """The host stops and its guest lives on: leave a clean state behind."""
+        if partition is not None and partition.guest_id is not None:
+            self.checkpoint(partition, clean=True)
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+
+    # Taking over
+
+    def resume(self, partition: HostPartition) -> list[TakeOver]:
+        """Bring control plane, devices and channels back to where they were; returns what each channel has to do.
+
+        Raises ``BadHostState`` when the state does not fit this host's devices; the guest must then be refused.
+        """
+        saved, self._saved = self._saved, None
+        assert saved is not None
+        try:
+            partition.last_sequence, partition.last_status = saved["last_sequence"], saved["last_status"]
+            partition.control.restore(saved["control"])
+            self._restore_devices(partition, saved)
+            self._reopen_channels(partition)
+            for vp, sint, message_type, payload in saved["messages"]:
+                partition.vps[vp].post_message(sint, message_type, bytes.fromhex(payload))
+            debts = read_journal(self._journal_path, _indices_of(partition.channels))
+            self._start_journal(debts)
+            work = [
+                self._take_over(channel, saved["channels"].get(str(channel_id)), debts.get(channel_id))
+                for channel_id, channel in partition.channels.items()
+            ]
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise BadHostState(f"{self.path} is damaged: {type(error).__name__}: {error}") from None
+        self.checkpoint(partition)
+        return work
+
+    def _restore_devices(self, partition: HostPartition, saved: dict[str, Any]) -> None:
+        states = {UUID(device["instance"]): device for device in saved["devices"]}
+        for slot in partition.host.slots:
+            device = states.get(slot.device.instance_id)
+            if device is None:
+                partition.offer(slot)  # a device that the earlier process did not have
+                continue
+            slot.is_offered, slot.subchannels = device["offered"], device["subchannels"]
+            slot.device.restore(device["state"])
+            partition.offer(slot)
+
+    def _reopen_channels(self, partition: HostPartition) -> None:
+        for channel_id in partition.offered_channels():
+            known = partition.gpadls.setdefault(channel_id, {})
+            for shared in partition.control.restored_gpadls(channel_id):
+                assert partition.memory is not None
+                known[shared.gpadl_id] = Gpadl(shared.gpadl_id, shared.ranges, partition.memory)
+            opened = partition.control.restored_open(channel_id)
+            if opened is not None:
+                partition.open_channel(channel_id, opened.params)
+            partition.react(partition.control.channel_restored(channel_id, is_open=opened is not None))
+        partition.react(partition.control.finish_restore())
+
+    def _take_over(self, channel: Channel, saved: dict[str, Any] | None, debt: ChannelDebt | None) -> TakeOver:
+        debt = debt or ChannelDebt()
+        unsent: list[OutgoingPacket] = []
+        if saved is not None:
+            channel.target_vp = saved["target_vp"]
+            skip = max(debt.sent_total - saved["sent_total"], 0)
+            unsent = [_packet_from_json(packet) for packet in saved["unsent"]][skip:]
+        answered = {packet[2] for packet in unsent if packet[0] == COMPLETION}
+        owed = [packet for packet in debt.packets() if packet.transaction_id not in answered]
+        return TakeOver(channel, unsent, owed)
+
+
+class TakeOver:
+    """What a channel has to do before it goes on: send what was not sent, handle again what was not answered."""
+
+    def __init__(self, channel: Channel, unsent: list[OutgoingPacket], owed: list[RingPacket]) -> None:
+        self.channel = channel
+        self.unsent = unsent
+        self.owed = owed
+
+    def run(self) -> None:
+        self.channel.take_over(self.unsent, self.owed)
+        self.channel.service()
+
+
+def _indices_of(channels: dict[int, Channel]) -> Any:
+    """The rings of open channels as they stand, before anything of them is used."""
+
+    def indices(channel_id: int) -> tuple[int, int] | None:
+        channel = channels.get(channel_id)
+        return None if channel is None else (channel.incoming.position, channel.outgoing.position)
+
+    return indices
+
+
+def _packet_to_json(packet: OutgoingPacket) -> list[Any]:
+    packet_type, flags, transaction_id, extension, payload = packet
+    return [packet_type, flags, transaction_id, bytes(extension).hex(), bytes(payload).hex()]
+
+
+def _packet_from_json(value: list[Any]) -> OutgoingPacket:
+    packet_type, flags, transaction_id, extension, payload = value
+    return (packet_type, flags, transaction_id, bytes.fromhex(extension), bytes.fromhex(payload))
