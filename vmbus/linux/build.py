@@ -35,6 +35,8 @@ class Variant(StrEnum):
     """With line numbers."""
     DEBUG = "debug"
     """With KASAN and lockdep, and line numbers."""
+    BENCH = "bench"
+    """With User-Mode Linux' own network device, for ``benchmarks.network``."""
 
     @property
     def fragments(self) -> list[Path]:
