@@ -276,3 +276,9 @@ def test_our_own_mistakes_are_raised(host):
     (host >> (lambda: host.server.rescind(1))).ignore()
     with pytest.raises(errors.Misuse):
         host.server.rescind(1)
+
+
+def test_a_guest_does_not_speak_like_a_host(host):
+    host.connect()
+    host >> result()
+    violated(host, errors.WrongDirection)

@@ -183,6 +183,7 @@ class TestChannels:
         guest.connect()
         offer = OfferChannel(interface_id=guids.SCSI, instance_id=UUID(int=1), channel_id=3, connection_id=0x2003)
         guest >> offer << ev.ChannelOffered(offer, 0x2003)
+        assert ev.ChannelOffered(offer, 0x2003).channel_id == 3
         old = OfferChannelPre7(interface_id=guids.SCSI, instance_id=UUID(int=2), channel_id=4)
         guest >> old << ev.ChannelOffered(old, 2)
         assert guest.client.channels[4].channel_id == 4
@@ -533,3 +534,41 @@ class TestReserved:
         guest << ev.ChannelRescinded(1)
         guest >> (lambda: guest.client.close_reserved(1, target_vp=2, target_sint=3))
         guest >> (lambda: guest.client.release(1)) << ev.ChannelGone(1) << control.RelIdReleased
+
+    def test_answers_about_it_cross_its_end(self, guest):
+        guest.connect()
+        guest.offered(1)
+        (guest >> (lambda: guest.client.open_reserved(1, 5, 1, target_vp=2, target_sint=3))).ignore()
+        (guest >> control.OpenResult(channel_id=1, open_id=0, status=0)).ignore()
+        (guest >> (lambda: guest.client.close_reserved(1, target_vp=2, target_sint=3))).ignore()
+        guest >> control.RescindChannelOffer(channel_id=1) << ev.ReservedClosed(1) << ev.ChannelRescinded(1)
+        guest >> control.CloseReservedResponse(channel_id=1)
+        (guest >> (lambda: guest.client.release(1))).ignore()
+        guest >> control.CloseReservedResponse(channel_id=1)
+
+    def test_its_answers_come_while_the_next_connection_is_made_and_nothing_else_does(self, guest):
+        guest.connect(Version.V5_3)
+        guest.offered(1)
+        (guest >> (lambda: guest.client.open_reserved(1, 5, 1, target_vp=2, target_sint=3))).ignore()
+        (guest >> (lambda: guest.client.unload())).ignore()
+        (guest >> control.UnloadComplete()).ignore()
+        (guest >> (lambda: guest.client.connect(versions=[Version.V0_13]))).ignore()
+        violated(guest >> control.RescindChannelOffer(channel_id=1), errors.UnsolicitedMessage)
+        guest >> control.OpenResult(channel_id=1, open_id=0, status=1) << ev.OpenFinished
+        assert not guest.client.channels
+
+    def test_it_is_not_opened_while_the_channel_is_released(self, guest):
+        guest.connect()
+        guest.offered(1)
+        (guest >> (lambda: guest.client.create_gpadl(1, [GpaRange(4096, 0, (1,))]))).ignore()
+        guest >> (lambda: guest.client.release(1))
+        with pytest.raises(errors.WrongState):
+            guest.client.open_reserved(1, 5, 1, target_vp=2, target_sint=3)
+
+
+def test_a_rescind_that_crosses_a_release_is_nothing(guest):
+    guest.connect()
+    guest.offered(1)
+    guest >> (lambda: guest.client.release(1)) << ev.ChannelGone(1) << control.RelIdReleased(channel_id=1)
+    guest >> control.RescindChannelOffer(channel_id=1)
+    violated(guest >> control.RescindChannelOffer(channel_id=1), errors.UnknownChannel)

@@ -61,6 +61,12 @@ def test_a_channel_has_to_be_open(host):
     host << control.ModifyChannelResponse(channel_id=9, status=Status.UNSUCCESSFUL)
 
 
+def test_a_modification_that_crosses_a_rescind_is_refused_and_no_violation(host):
+    host.connect(Version.V5_3).open(1)
+    (host >> (lambda: host.server.rescind(1))).ignore()
+    host >> modify(3) << answer(Status.UNSUCCESSFUL)
+
+
 def test_interrupts_are_neither_disabled_nor_enabled_in_this_way(host):
     host.connect(Version.V5_3).open(1, target_vp=INTERRUPTS_DISABLED)
     violated(host >> modify(3), errors.InterruptsDisabled) << answer(Status.UNSUCCESSFUL)

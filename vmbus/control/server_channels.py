@@ -197,8 +197,7 @@ class ServerChannels(ServerGpadls):
     def _answer_modify(self, channel: Channel, status: Status) -> None:
         if channel.modifying:
             channel.modifying, channel.pending_vp = False, None
-            if not channel.state.is_released:
-                self._send_modify_response(channel.channel_id, status)
+            self._send_modify_response(channel.channel_id, status)
 
     def _send_modify_response(self, channel_id: int, status: Status) -> None:
         if self._speaks(Version.V5_3):
@@ -254,7 +253,5 @@ class ServerChannels(ServerGpadls):
             self._emit(ChannelReleased(channel.channel_id, gone=False))
 
     def _remove(self, channel: Channel) -> None:
-        for gpadl in self._gpadls_of(channel):
-            self._forget(gpadl)
         self.offers.remove(channel)
         self._emit(ChannelReleased(channel.channel_id, gone=True))
