@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vmbus.capture import blocks, encode
-from vmbus.capture.columns import BYTES_PER_RECORD, RecordMark
+from vmbus.capture.columns import BYTES_PER_RECORD, Columns, RecordMark
 from vmbus.capture.reader import Damage, NotACapture, Record, read_records
 from vmbus.capture.recorder import Recorder, RecordingPlan
 from vmbus.capture.store import CaptureStore
@@ -171,3 +171,26 @@ def test_what_is_no_capture_is_one_clear_line(tmp_path: Path, data: bytes) -> No
     store = CaptureStore.open(path)
     with pytest.raises(NotACapture, match="not a pcapng capture"):
         store.update(final=True)
+
+
+@pytest.mark.parametrize("resolution", [6, 9, 12, 0x8A])
+def test_times_of_any_resolution_are_nanoseconds(tmp_path: Path, resolution: int) -> None:
+    path = tmp_path / "times.pcapng"
+    described = blocks.interface_description("vmbus").replace(b"\x09\x00\x01\x00\x09", bytes([9, 0, 1, 0, resolution]))
+    packets = [encode.note(ticks, NoteKind.TEXT, "x") for ticks in (0, 10**6, 2**63, 2**64 - 1)]
+    path.write_bytes(blocks.section_header() + described + b"".join(packets))
+    assert_same(indexed(path), path)
+
+
+def test_columns_grow_without_changing_what_somebody_holds() -> None:
+    columns = Columns()
+    columns.append(1, {"offset": 7, "kind": 3})
+    held = columns.offset
+    for _ in range(5):
+        columns.append(50_000, {"offset": np.arange(50_000, dtype=np.uint64)})
+    assert held.tolist() == [7]
+    assert len(columns) == 250_001
+    assert columns.offset[-1] == 49_999
+    assert columns.kind.sum() == 3
+    with pytest.raises(AttributeError):
+        _ = columns.nothing
