@@ -42,6 +42,9 @@ class ClientSaved(ClientChannels):
             "monitor_pages": [pages.parent_to_child, pages.child_to_parent] if pages else None,
             "host_monitor_pages": self.host_monitor_pages,
             "message_connection": self._message_connection,
+            "reserved_version": int(self._reserved_version),
+            "late_modifications": sorted(self._late_modifications),
+            "let_go": sorted(self._let_go),
             "modifying": self._modifying,
             "pausing": self._pausing,
             "next_gpadl_id": self._next_gpadl_id,
@@ -77,6 +80,9 @@ class ClientSaved(ClientChannels):
         self.monitor_pages = MonitorPages(int(pages[0]), int(pages[1])) if pages else None
         self.host_monitor_pages = bool(state["host_monitor_pages"])
         self._message_connection = int(state["message_connection"])
+        self._reserved_version = Version(state["reserved_version"])
+        self._late_modifications = {int(n) for n in state["late_modifications"]}
+        self._let_go = {int(n) for n in state["let_go"]}
         self._modifying, self._pausing = bool(state["modifying"]), bool(state["pausing"])
         self._next_gpadl_id = int(state["next_gpadl_id"])
         self._tl_requests = [(UUID(endpoint), UUID(service)) for endpoint, service in state["tl_requests"]]
