@@ -53,6 +53,13 @@ def rows() -> Iterator[Row]:
             _rate(path, lambda path: _tshark(path, *lua)),
             repetitions=3,
         )
+        yield compare(
+            "vmbus stats, tshark -z with the dissector",
+            "records/s",
+            _rate(path, lambda path: _run([sys.executable, "-m", "vmbus", "stats", str(path)])),
+            _rate(path, lambda path: _tshark(path, *lua, "-q", "-z", "io,stat,1")),
+            repetitions=3,
+        )
         store = _indexed(path)
         yield compare(
             "filter on two fields, tshark -Y with the dissector",
