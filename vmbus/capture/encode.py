@@ -22,7 +22,8 @@ _TAIL = struct.Struct("<HHIII")
 _LOSSY_TAIL = struct.Struct("<HHIHHQII")
 _MESSAGE = struct.Struct(_BLOCK + _COMMON + "4I")
 _SIGNAL = struct.Struct(_BLOCK + _COMMON + "2I8x")
-_PACKET = struct.Struct(_BLOCK + _COMMON + "4IHHHHQ")
+_PACKET = struct.Struct("<7I20s3IHHHHQ")
+_PACKET_CONSTANT = struct.Struct("<" + _COMMON + "I")
 _EXTERNAL = struct.Struct(_BLOCK + _COMMON + "QII")
 _REGISTER = struct.Struct(_BLOCK + _COMMON + "2IQ")
 _NOTE = struct.Struct(_BLOCK + _COMMON + "I12x")
@@ -42,8 +43,19 @@ KIND_OFFSET, FLAGS_OFFSET, CHANNEL_OFFSET, BODY_OFFSET = 29, 34, 36, 28 + HEADER
 """Where in one of these blocks the record's kind, flags, channel id and body are."""
 
 
+_LONGEST_KEPT_TAIL = 4096
+_tails: dict[int, bytes] = {}
+
+
 def _tail(direction: int, total: int) -> bytes:
-    return _TAIL.pack(EPB_FLAGS, 4, direction, 0, total)
+    """What ends a block of ``total`` bytes; kept, because there are few of them and a lookup is quicker."""
+    key = total << 2 | direction
+    tail = _tails.get(key)
+    if tail is None:
+        tail = _TAIL.pack(EPB_FLAGS, 4, direction, 0, total)
+        if total <= _LONGEST_KEPT_TAIL:
+            _tails[key] = tail
+    return tail
 
 
 def message(
@@ -91,27 +103,23 @@ def packets(
 ) -> bytes:
     """Ring packets that follow each other from ``offset`` on, one block each."""
     high, low = time_ns >> 32, time_ns & 0xFFFFFFFF
+    constant = _PACKET_CONSTANT.pack(
+        VERSION, _PACKET_KIND, HEADER_SIZE, direction, 0, flags, channel_id, 0, ring_size
+    )  # fmt: skip
+    pack = _PACKET.pack
     parts: list[Bytes] = []
     for item in batch:
-        packet_type, packet_flags, transaction_id, extension, payload, *_ = item
+        packet_type, packet_flags, transaction_id, extension, payload = item[:5]
         data_offset = _DESCRIPTOR_SIZE + len(extension)
-        length = data_offset + len(payload)
-        pad = -length & 7
-        length += pad
+        size = data_offset + len(payload)
+        length = (size + 7) & ~7
         captured = HEADER_SIZE + length
         total = _OVERHEAD + length
-        parts.append(
-            _PACKET.pack(
-                ENHANCED_PACKET, total, channel_id, high, low, captured, captured,
-                VERSION, _PACKET_KIND, HEADER_SIZE, direction, 0, flags, channel_id, 0,
-                ring_size, offset, read_index, write_index,
-                packet_type, data_offset >> 3, length >> 3, packet_flags, transaction_id,
-            )
+        head = pack(
+            ENHANCED_PACKET, total, channel_id, high, low, captured, captured, constant,
+            offset, read_index, write_index, packet_type, data_offset >> 3, length >> 3, packet_flags, transaction_id,
         )  # fmt: skip
-        parts += (extension, payload)
-        if pad:
-            parts.append(_PADDING[pad])
-        parts.append(_TAIL.pack(EPB_FLAGS, 4, direction, 0, total))
+        parts += (head, extension, payload, _PADDING[length - size], _tail(direction, total))
         offset += length + _FOOTER_SIZE
         if offset >= ring_size > 0:
             offset -= ring_size
