@@ -127,6 +127,15 @@ def test_a_relay_answers_a_modification_later_and_only_one_at_a_time(make_host):
     host << control.ModifyConnectionResponse(connection_state=ConnectionState.SUCCESSFUL)
 
 
+def test_a_modification_is_not_answered_after_the_connection(make_host):
+    host = make_host(confirm=True)
+    (host >> host.contact(Version.V6_0, MODIFY)).ignore()
+    (host >> (lambda: host.server.contact_finished())).ignore()
+    host >> control.ModifyConnection() << ev.ModifyConnectionRequested(None)
+    host >> control.Unload() << ev.Disconnected()
+    host >> (lambda: host.server.modify_connection_finished()) << ev.StrayReply
+
+
 @pytest.mark.parametrize("message", [control.ModifyConnection(), control.Pause(), control.Resume()])
 def test_without_the_feature_there_is_no_such_message(host, message):
     host.connect(Version.V6_0)

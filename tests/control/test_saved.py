@@ -55,6 +55,12 @@ class TestHost:
         finish(host)
         host.connect()
 
+    def test_a_guest_that_has_not_asked_for_offers_yet(self, host):
+        (host >> host.contact()).ignore()
+        go_on(restart(host), is_open=False)
+        finish(host)
+        host >> control.RequestOffers() << ev.OffersRequested() << OfferChannel << control.AllOffersDelivered()
+
     def test_an_open_channel_goes_on(self, host):
         host.connect(Version.V6_0, 0xFC, **PAGES).open(1)
         before = host.server.info

@@ -105,6 +105,17 @@ def test_reset_does_not_wait_for_a_device_that_opens(host, opening):
     host >> (lambda: host.server.open_finished(1)) << ev.StrayReply
 
 
+def test_reset_forgets_a_description_in_progress_and_its_id_is_free(host):
+    host.connect()
+    begun = control.GpadlHeader(channel_id=1, gpadl_id=4, range_bytes=24, range_count=1, words=(8192,))
+    host >> begun
+    (host >> (lambda: host.server.reset())).ignore()
+    assert not host.server.gpadls
+    host.connect()
+    host >> begun
+    host >> control.GpadlBody(gpadl_id=4, words=(1, 2)) << ev.GpadlRequested
+
+
 def test_reset_without_a_connection_is_finished_at_once(host):
     host >> (lambda: host.server.reset()) << ev.ResetFinished()
 

@@ -239,6 +239,8 @@ class ServerConnection(ServerChannels):
                 self._release(channel, Step.RESET if reset else Step.DISCONNECT)
         if was is HostConnection.DISCONNECTED and not (reset and not self._is_idle(reset=True)):
             return True
+        if self.info is not None:
+            self.info.modifying = False
         self._advance(step)
         self.after, self.next_contact = after, contact
         self._outbox.resume()
