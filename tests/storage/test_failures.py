@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import resource
 import time
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from vmbus.devices.storage.controller import UnitAddress
 from vmbus.devices.storage.disk import ScsiDisk
 from vmbus.devices.storage.faulty import Fault, FaultyBackend, parse_fault
 from vmbus.devices.storage.identity import Identity
+from vmbus.devices.storage.jobs import MAX_JOBS
 from vmbus.devices.storage.memory import MemoryBackend
 from vmbus.devices.storage.powercut import PowerCutBackend
 from vmbus.drivers.disk import Disk
@@ -105,7 +107,7 @@ def test_a_stuck_request_stops_no_other_disk(bench: StorageBench) -> None:
 def test_more_requests_than_a_disk_may_hold_are_refused_as_task_set_full(bench: StorageBench) -> None:
     stuck = add_faulty(bench, Fault(operations=frozenset({"read"}), is_stuck=True))
     buffer = GuestBuffer(bench.pair.pages, 512)
-    promises = [bench.link.execute(Address(), READ, buffer, DataDirection.IN) for _ in range(1100)]
+    promises = [bench.link.execute(Address(), READ, buffer, DataDirection.IN) for _ in range(MAX_JOBS + 10)]
     bench.pair.loop.run(until=lambda: any(one.done for one in promises), timeout=5)
     refused = next(one for one in promises if one.done).result()
     assert (refused.scsi_status, refused.srb_status) == (ScsiStatus.TASK_SET_FULL, SrbStatus.BUSY)
@@ -150,6 +152,33 @@ def test_after_a_reset_a_late_write_cannot_overtake_new_ones(bench: StorageBench
     unit = bench.controller.units[UnitAddress(0, 0, 0)]
     assert bench.pair.loop.run(until=lambda: unit.is_clear, timeout=5)
     assert disk.read(0, 1) == bytes(512)
+
+
+def test_requests_that_only_wait_are_never_done_after_a_reset(bench: StorageBench) -> None:
+    backend = add_faulty(bench, Fault(operations=frozenset({"write"}), is_stuck=True, times=8))
+    buffer = GuestBuffer(bench.pair.pages, 512)
+    buffer.write(b"!" * 512)
+    for lba in range(100):
+        write = Transfer10(opcode=Opcode.WRITE_10, lba=lba, length=1)
+        bench.link.execute(Address(), write, buffer, DataDirection.OUT)
+    bench.wait(bench.link.reset(VstorOperation.RESET_LUN))
+    backend.released.set()
+    unit = bench.controller.units[UnitAddress(0, 0, 0)]
+    assert bench.pair.loop.run(until=lambda: not unit.inspect()["held_by_workers_after_reset"], timeout=5)
+    disk = bench.disk().open()
+    assert read_all(disk) == bytes(1 << 20)
+
+
+def test_what_waits_for_a_slow_disk_is_bounded_in_bytes_and_all_comes_back(bench: StorageBench) -> None:
+    backend = FaultyBackend(MemoryBackend(4 << 20), Fault(delay=0.001))
+    bench.controller.add(UnitAddress(0, 0, 0), ScsiDisk(backend, Identity.of("slow")))
+    buffer = GuestBuffer(bench.pair.pages, 1 << 20)
+    write = Transfer10(opcode=Opcode.WRITE_10, lba=0, length=2048)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    promises = [bench.link.execute(Address(), write, buffer, DataDirection.OUT) for _ in range(200)]
+    for one in promises:
+        assert bench.wait(one).is_good
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
 
 def test_a_unit_removed_with_requests_under_way_fails_them(bench: StorageBench) -> None:

@@ -217,6 +217,8 @@ def test_memory_that_changes_under_a_parameter_list_is_looked_at_once() -> None:
         discarded.append((offset, length))
 
     class Later:
+        limit = 1
+
         def submit(self, work: Callable[[], object], done: Callable[[object], object]) -> None:
             shared[8:24] = UnmapDescriptor(lba=1 << 40, length=8).build()
             done(work())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import subprocess
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +29,8 @@ from vmbus.testing.linux import StartGuest
 pytestmark = pytest.mark.linux
 
 StartHost = Callable[..., RunningHost]
+
+needs_qemu = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-nbd (qemu-utils) is not installed")
 
 COMPLAINTS = ("I/O error", "Sense Key", "storvsc: tag", "rejected", "DID_", "hung task")
 
@@ -48,18 +53,32 @@ def controller_of(host: RunningHost) -> StorageController:
         "file:{path},create=64M,sector=512e",
         "overlay:{path}",
         "faulty:memory:64M,slow=0.001,every=50",
+        "powercut:{path}",
+        pytest.param("{qcow2}", marks=needs_qemu),
+        pytest.param("nbd:unix:{nbd}", marks=needs_qemu),
     ],
 )
 def test_a_verified_random_load_runs_without_one_complaint(
     running_host: StartHost, linux_guest: StartGuest, tmp_path: Path, disk: str
 ) -> None:
-    path = tmp_path / "disk.img"
-    if "create" not in disk and "{path}" in disk:
-        path.write_bytes(bytes(64 << 20))
-    host = running_host(make_devices(disks=[disk.format(path=path)]))
-    guest = linux_guest(host.address, ["wait-path /dev/sda 10", "disk-load /dev/sda 2 8 7"])
-    assert guest.wait(60) == ExitStatus.DONE
-    assert complaints(guest) == []
+    path, qcow2, nbd = tmp_path / "disk.img", tmp_path / "d.qcow2", tmp_path / "nbd"
+    if "create" not in disk:
+        with path.open("wb") as file:
+            file.truncate(64 << 20)
+    with ExitStack() as servers:
+        if "qcow2" in disk:
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", qcow2, "64M"], check=True)
+        if "nbd" in disk:
+            server = subprocess.Popen(["qemu-nbd", "-t", "-f", "raw", "-k", str(nbd), str(path)])
+            servers.callback(server.wait, 10)
+            servers.callback(server.kill)
+            while not nbd.exists():
+                assert server.poll() is None
+                time.sleep(0.01)
+        host = running_host(make_devices(disks=[disk.format(path=path, qcow2=qcow2, nbd=nbd)]))
+        guest = linux_guest(host.address, ["wait-path /dev/sda 10", "disk-load /dev/sda 2 8 7"])
+        assert guest.wait(60) == ExitStatus.DONE
+        assert complaints(guest) == []
 
 
 def test_linux_sees_sectors_cache_and_discard_as_they_are(

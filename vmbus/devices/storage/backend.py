@@ -98,45 +98,6 @@ class Backend(ABC):
         """Release files and connections. No request is under way, and none comes after this."""
 
 
-class ReadOnlyView(Backend):
-    """Another backend that nobody may write to."""
-
-    read_only = True
-
-    def __init__(self, base: Backend) -> None:
-        self._base = base
-        self.size = base.size
-        self.block_size = base.block_size
-        self.is_quick = base.is_quick
-        self.parallel = base.parallel
-        self.read_at_once = base.read_at_once  # type: ignore[method-assign]
-        self.read_into = base.read_into  # type: ignore[method-assign]
-        base.on_resize = self._resized
-
-    def _resized(self) -> None:
-        self.size = self._base.size
-        if self.on_resize is not None:
-            self.on_resize()
-
-    def read_into(self, views: Views, offset: int) -> None:  # pragma: no cover - replaced by the base's own
-        self._base.read_into(views, offset)
-
-    def write_from(self, views: Views, offset: int) -> None:
-        raise PermissionError("the disk is read-only")
-
-    def flush(self) -> None:
-        return None
-
-    def inspect(self) -> dict[str, Any]:
-        return {**self._base.inspect(), "read_only": True}
-
-    def interrupt(self) -> None:
-        self._base.interrupt()
-
-    def close(self) -> None:
-        self._base.close()
-
-
 IMAGE_SUFFIXES = {".vhdx": "vhdx", ".vhd": "vpc", ".qcow2": "qcow2", ".vmdk": "vmdk", ".vdi": "vdi"}
 """File names that mean an image format, and qemu's name for it; ``qemu-nbd`` reads and writes them for us."""
 

@@ -179,9 +179,10 @@ class StorageController(Device):
 
     def _report_luns(self, address: tuple[int, int, int], task: Task) -> Result:
         command = ReportLuns.parse(task.cdb)
-        if command.select_report not in (0, 2):
+        if command.select_report not in (0, 1, 2):
             return illegal_request(AdditionalSense.INVALID_FIELD_IN_CDB, field=2).result
-        luns = sorted(found.lun for found in self.units if found[:2] == address[:2])
+        well_known_only = command.select_report == 1  # and there are none
+        luns = sorted(found.lun for found in self.units if found[:2] == address[:2] and not well_known_only)
         entries = tuple(LunEntry(method=0, lun=lun) for lun in luns)
         data = LunList(length=8 * len(entries), luns=entries).build()
         return task.give(data, command.allocation_length)

@@ -23,7 +23,6 @@ _KEEP_SIZE = 1
 _PUNCH_HOLE = 2
 _ZERO_RANGE = 16
 _BLKGETSIZE64 = 0x80081272
-_BLKDISCARD = 0x1277
 _BLKZEROOUT = 0x127F
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _RWF_DSYNC = getattr(os, "RWF_DSYNC", 0)
@@ -37,6 +36,7 @@ class FileBackend(Backend):
 
     discarded_reads_zero = True
     quick_writes = True
+    parallel = 8
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         """Raises ``OSError`` if it cannot be opened and :class:`BackendError` if it is no possible disk."""
@@ -56,6 +56,8 @@ class FileBackend(Backend):
             raise
         self.can_discard = not read_only
         self._nowait = self._probe_nowait()
+        self.reads_that_waited = 0
+        """Reads whose data was not in the page cache, and that a worker did."""
 
     def _measure(self) -> int:
         if self._is_device:
@@ -91,11 +93,13 @@ class FileBackend(Backend):
 
     def read_at_once(self, views: Views, offset: int) -> bool:
         try:
-            return os.preadv(self.fd, views, offset, self._nowait) == total_length(views)
+            if os.preadv(self.fd, views, offset, self._nowait) == total_length(views):
+                return True
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
-                return False
-            raise
+            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise
+        self.reads_that_waited += 1
+        return False
 
     def read_into(self, views: Views, offset: int) -> None:
         wanted = total_length(views)
@@ -171,7 +175,12 @@ class FileBackend(Backend):
 
     def inspect(self) -> dict[str, Any]:
         allocated = os.fstat(self.fd).st_blocks * 512
-        return {**super().inspect(), "path": self.path, "allocated": allocated, "nowait_reads": bool(self._nowait)}
+        return {
+            **super().inspect(),
+            "path": self.path,
+            "allocated": allocated,
+            "reads_that_waited": self.reads_that_waited,
+        }
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -139,7 +139,11 @@ class MediaUnit(LogicalUnit):
                 return Result(transferred=size)
         except OSError as error:
             raise backend_failure(error, writing=True, lba=lba) from error
-        data = b"".join(views)
+        data = bytearray()
+
+        def prepare() -> None:
+            for view in cut(task.views, size):
+                data.extend(view)
 
         def work() -> None:
             try:
@@ -148,7 +152,7 @@ class MediaUnit(LogicalUnit):
             except OSError as error:
                 raise backend_failure(error, writing=True, lba=lba) from error
 
-        return self.run(task, work, lambda _: Result(transferred=size), size=size)
+        return self.run(task, work, lambda _: Result(transferred=size), size=size, prepare=prepare)
 
     # What the unit says about itself
 

@@ -9,6 +9,7 @@ A flush makes the data durable before the bits that point to it.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -20,6 +21,7 @@ from vmbus.devices.storage.backend import Backend, BackendError, open_backend
 from vmbus.devices.storage.buffers import Views, advance, cut, total_length
 
 CLUSTER = 64 << 10
+RWF_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 
 
 class OverlayBackend(Backend):
@@ -73,6 +75,21 @@ class OverlayBackend(Backend):
             else:
                 self.base.read_into(piece, start)
             rest = advance(rest, length)
+
+    def read_at_once(self, views: Views, offset: int) -> bool:
+        """What lies in one place only is read at once if that place can: the page cache, or the base."""
+        length = total_length(views)
+        here, _, run = next(self._runs(offset, length))
+        if run != length:
+            return False
+        if not here:
+            return self.base.read_at_once(views, offset)
+        try:
+            return os.preadv(self.fd, views, offset, RWF_NOWAIT) == length
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                return False
+            raise
 
     def write_from(self, views: Views, offset: int) -> None:
         length = total_length(views)

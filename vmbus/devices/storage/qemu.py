@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +39,32 @@ class QemuBackend(NbdBackend):
             [*command, path], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
-            self._wait_for(socket)
-            super().__init__(str(socket), read_only=read_only)
-        except OSError as error:  # it listens before it has looked at the image
-            said = self._last_words()
-            self._stop()
-            raise BackendError(f"qemu-nbd cannot serve {path}: {said}") from error
+            self._connect(socket, read_only)
         except BaseException:
             self._stop()
             raise
 
-    def _wait_for(self, socket: Path) -> None:
+    def _connect(self, socket: Path, read_only: bool) -> None:
+        """Connect as soon as it listens; it does so before it has looked at the image."""
         deadline = time.monotonic() + START_TIMEOUT
-        while not socket.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise BackendError(f"qemu-nbd cannot serve {self.path}: {self._last_words()}")
-            time.sleep(0.01)
+        while True:
+            try:
+                super().__init__(str(socket), read_only=read_only)
+                return
+            except (ConnectionRefusedError, FileNotFoundError):
+                if self._process.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                    continue
+                raise BackendError(f"qemu-nbd cannot serve {self.path}: {self._last_words()}") from None
+            except OSError:
+                raise BackendError(f"qemu-nbd cannot serve {self.path}: {self._last_words()}") from None
 
     def _last_words(self) -> str:
         """The last line that it wrote before it ended."""
-        self._process.terminate()
-        _, said = self._process.communicate(timeout=10)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        self._process.kill()
+        _, said = self._process.communicate()
         lines = said.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it gives no reason"
 

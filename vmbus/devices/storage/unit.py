@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
+from vmbus.devices.storage.jobs import Job, Jobs
 from vmbus.devices.storage.reservations import Reservations
 from vmbus.devices.storage.result import (
     BUSY,
@@ -28,17 +29,12 @@ from vmbus.devices.storage.result import (
     unit_attention,
 )  # fmt: skip
 from vmbus.devices.storage.task import IN, Task
-from vmbus.devices.storage.workers import InlineRunner, Runner
+from vmbus.devices.storage.workers import Runner
 from vmbus.wire.scsi.opcodes import DeviceType, Opcode
 from vmbus.wire.scsi.sense import AdditionalSense
 
 Command = Callable[[Any, Task], Result | None]
 T = TypeVar("T")
-
-MAX_PENDING_BYTES = 64 << 20
-"""Data of requests that wait for workers; more than this is refused with TASK SET FULL."""
-
-MAX_PENDING_TASKS = 1024
 
 
 class LogicalUnit:
@@ -50,7 +46,6 @@ class LogicalUnit:
     """Commands that a unit attention lets pass, and a reset too."""
 
     def __init__(self) -> None:
-        self.runner: Runner = InlineRunner()
         self.reservations = Reservations()
         self.initiators: set[Hashable] = set()
         self.is_clear = True
@@ -58,10 +53,7 @@ class LogicalUnit:
         self.on_change: Callable[[], object] = lambda: None
         """Called when the guest should look at the unit again."""
         self._attentions: dict[Hashable, deque[AdditionalSense]] = {}
-        self._running: dict[Task, int] = {}
-        self._zombies = 0
-        self._pending_bytes = 0
-        self._when_idle: list[Callable[[], object]] = []
+        self._jobs = Jobs(self.update)
 
     # Commands
 
@@ -87,79 +79,79 @@ class LogicalUnit:
             raise illegal_request(AdditionalSense.INVALID_OPERATION_CODE)
         if not self.reservations.allows(task.initiator, task.cdb):
             return RESERVATION_CONFLICT
-        if self._zombies and opcode not in self.attention_passes:
+        if self._jobs.lost and opcode not in self.attention_passes:
             return BUSY
         return command(self, task)
 
     # Work that takes long
 
-    def run(self, task: Task, work: Callable[[], T], done: Callable[[T], Result], *, size: int = 0) -> Result | None:
+    def run(
+        self,
+        task: Task,
+        work: Callable[[], T],
+        done: Callable[[T], Result],
+        *,
+        size: int = 0,
+        prepare: Callable[[], object] = lambda: None,
+    ) -> Result | None:
         """Do ``work`` in a worker and finish the task with ``done(what it returned)``; ``size`` bytes of data are held.
 
-        Returns None, or at once what refuses the task. ``work`` may raise ``OSError`` or :class:`CheckCondition`.
+        ``prepare`` is called before, in the loop. Returns None, or at once what refuses the task. ``work`` may raise
+        ``OSError`` or :class:`CheckCondition`, ``done`` the latter.
         """
-        if self._pending_bytes + size > MAX_PENDING_BYTES or len(self._running) >= MAX_PENDING_TASKS:
-            return TASK_SET_FULL
-        self._running[task] = size
-        self._pending_bytes += size
-        self.runner.submit(work, lambda outcome: self._came_back(task, outcome, done))
-        return None
 
-    def _came_back(self, task: Task, outcome: Any, done: Callable[[Any], Result]) -> None:
-        if task not in self._running:
-            self._zombies -= 1
-            self.update()
-            self._call_if_idle()
-            return
-        self._pending_bytes -= self._running.pop(task)
-        try:
-            if isinstance(outcome, Exception):
-                raise outcome
-            result = done(outcome)
-        except CheckCondition as failure:
-            result = failure.result
-        except OSError as failure:
-            result = backend_failure(failure, writing=task.direction != IN).result
-        task.end(result)
-        self._call_if_idle()
+        def finish(outcome: Any) -> None:
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                result = done(outcome)
+            except CheckCondition as failure:
+                result = failure.result
+            except OSError as failure:
+                result = backend_failure(failure, writing=task.direction != IN).result
+            task.end(result)
+
+        return None if self._jobs.submit(Job(task, work, finish, size, prepare)) else TASK_SET_FULL
+
+    @property
+    def runner(self) -> Runner:
+        """Where work that takes long is done."""
+        return self._jobs.runner
+
+    @runner.setter
+    def runner(self, runner: Runner) -> None:
+        self._jobs.runner = runner
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that wait for workers, or that workers have."""
+        return len(self._jobs)
 
     def when_idle(self, action: Callable[[], object]) -> None:
         """Call ``action`` when no worker has anything of this unit, perhaps at once."""
-        self._when_idle.append(action)
-        self._call_if_idle()
-
-    def _call_if_idle(self) -> None:
-        while self._when_idle and not self._running and not self._zombies:
-            self._when_idle.pop(0)()
+        self._jobs.when_idle(action)
 
     def abort(self, result: Result, initiator: Hashable = None) -> int:
         """Give back every request under way (of one initiator, or of all); returns how many those were."""
-        aborted = [task for task in self._running if initiator is None or task.initiator == initiator]
+        aborted = [task for task in self._jobs.tasks() if initiator is None or task.initiator == initiator]
+        self._jobs.give_up(aborted)
         for task in aborted:
-            self._pending_bytes -= self._running.pop(task)
-            self._zombies += 1
             task.end(result)
         self.update()
         return len(aborted)
 
     def abandon(self, tasks: Iterable[Task]) -> None:
-        """Nobody waits for them any more. Those that workers hold keep the unit busy until they are back."""
+        """Nobody waits for them any more. Those that workers have keep the unit busy until they are back."""
+        tasks = list(tasks)
         for task in tasks:
             task.abandon()
-            if task in self._running:
-                self._pending_bytes -= self._running.pop(task)
-                self._zombies += 1
+        self._jobs.give_up(tasks)
         self.update()
 
     def reset(self, result: Result, attention: AdditionalSense) -> None:
         """A reset of the unit, its bus or its adapter: abort, drop what only lasts until then, and say so."""
         self.abort(result)
         self.attend(attention)
-
-    @property
-    def outstanding(self) -> int:
-        """Requests that workers hold."""
-        return len(self._running)
 
     # Unit attentions
 
@@ -186,7 +178,7 @@ class LogicalUnit:
 
     def update(self) -> None:
         """Work out ``is_clear`` anew, after anything changed that it depends on."""
-        self.is_clear = not (self._attentions or self._zombies or self.reservations.is_held) and self.is_ready
+        self.is_clear = not (self._attentions or self._jobs.lost or self.reservations.is_held) and self.is_ready
 
     @property
     def is_ready(self) -> bool:
@@ -201,8 +193,7 @@ class LogicalUnit:
 
     def disconnect(self, initiator: Hashable) -> None:
         """The initiator is gone: what it had under way is dropped, its answers are nobody's."""
-        gone = [task for task in self._running if task.initiator == initiator]
-        self.abandon(gone)
+        self.abandon(task for task in self._jobs.tasks() if task.initiator == initiator)
         self.initiators.discard(initiator)
         self._attentions.pop(initiator, None)
         self.reservations.release_simple(initiator)
@@ -226,8 +217,8 @@ class LogicalUnit:
         """Live state for people."""
         return {
             "type": str(self.device_type),
-            "outstanding": len(self._running),
-            "held_by_workers_after_reset": self._zombies,
+            "outstanding": self.outstanding,
+            "held_by_workers_after_reset": self._jobs.lost,
             "unit_attentions": {str(who): [str(one) for one in queue] for who, queue in self._attentions.items()},
             "reservations": self.reservations.inspect(),
         }

@@ -17,11 +17,18 @@ Done = Callable[[Any], object]
 class Runner(Protocol):
     """Runs blocking work somewhere, and hands the result, or the exception it raised, back in the unit's thread."""
 
+    @property
+    def limit(self) -> int:
+        """How many pieces of work it does at the same time."""
+        ...
+
     def submit(self, work: Work, done: Done) -> None: ...
 
 
 class InlineRunner:
     """Runs work on the spot: for tests, and for units that no loop serves."""
+
+    limit = 1
 
     def submit(self, work: Work, done: Done) -> None:
         try:
@@ -37,7 +44,7 @@ class Workers:
     def __init__(self, call_in_loop: Callable[[Callable[[], object]], object], limit: int, name: str) -> None:
         """``call_in_loop`` runs a callback in the unit's thread and may be called from any other."""
         self._call_in_loop = call_in_loop
-        self._limit = limit
+        self.limit = limit
         self._name = name
         self._queue: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
         self._threads = 0
@@ -46,7 +53,7 @@ class Workers:
 
     def submit(self, work: Work, done: Done) -> None:
         self._queue.put((work, done))
-        if not self._idle.acquire(blocking=False) and self._threads < self._limit:
+        if not self._idle.acquire(blocking=False) and self._threads < self.limit:
             self._threads += 1
             threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
 
