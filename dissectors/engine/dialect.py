@@ -113,6 +113,7 @@ class Dialect:
             case RecordKind.NOTE if len(item.data) >= 20:
                 kind = NoteKind(_U32.unpack_from(item.data, 16)[0])
                 text = bytes(item.data[item.body_at :]).decode("utf-8", "replace").rstrip()
+                text = "".join(letter if letter.isprintable() else " " for letter in text)
                 return text if kind == NoteKind.TEXT else f"{str(kind).lower().replace('_', ' ')}: {text}"
         return f"record of kind {item.kind}, {len(item.data)} bytes"
 
