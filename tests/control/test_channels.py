@@ -27,6 +27,7 @@ def violated(host, rule):
     assert type(event.error) is rule, event
     assert event.advice and rule.__name__ in str(event)
     host.events.clear()
+    return host
 
 
 def result(status=Status.SUCCESS, open_id=0):
@@ -80,6 +81,16 @@ def test_signal_parameters_and_redirection_count_as_far_as_they_were_agreed(host
     host >> opening(1, event_flag=33, connection_id=44, flags=OpenChannelFlags.REDIRECT_INTERRUPT)
     params = host.events.pop().params
     assert (params.event_flag, params.connection_id, params.redirect_interrupt) == expected
+
+
+def test_a_guest_cannot_choose_what_does_not_exist_or_belongs_to_another_channel(host, opening):
+    host.offer(2)
+    host.offer(3)
+    host.connect(Version.V6_0, SIGNAL).open(2, event_flag=5, connection_id=77)
+    for flag, connection_id in ((2048, 1), (1, 77), (1, 0x2003)):
+        host >> opening(1, event_flag=flag, connection_id=connection_id)
+        violated(host, errors.InvalidSignalParameters) << result(Status.UNSUCCESSFUL)
+    host >> opening(1, event_flag=2047, connection_id=0x2001) << ev.OpenRequested
 
 
 def test_without_the_features_the_long_form_is_the_short_one(host, opening):

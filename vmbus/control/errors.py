@@ -91,6 +91,12 @@ class ChannelAlreadyOpen(Violation):
     advice = "The message was dropped and the channel stays open; look for two drivers on one channel."
 
 
+class InvalidSignalParameters(Violation):
+    """An open request with an event flag that does not exist, or a connection id that another channel uses."""
+
+    advice = "The channel was not opened; look at the event flag and connection id that the guest chose."
+
+
 class ChannelNotOpen(Violation):
     """A close request for a channel that is not open."""
 

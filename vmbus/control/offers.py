@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 
@@ -102,12 +103,12 @@ class OpenRequest:
     redirect_interrupt: bool = False
 
 
-class Restoring:
+class Restoring(Enum):
     """Where a channel stands between ``restore`` and ``finish_restore`` (openvmm ``RestoreState``)."""
 
-    NOT = ""
-    UNMATCHED = "unmatched"
-    MATCHED = "matched"
+    NOT = "it is not being restored, or it is complete"
+    UNMATCHED = "no device has claimed it"
+    MATCHED = "its device is back, and has not said whether it goes on"
 
 
 @dataclass(slots=True)
@@ -133,7 +134,7 @@ class Channel:
     """A ModifyChannelRequested is not answered yet."""
     pending_vp: int | None = None
     """A modification that came meanwhile, below 5.3."""
-    restoring: str = Restoring.NOT
+    restoring: Restoring = Restoring.NOT
 
     @property
     def name(self) -> str:

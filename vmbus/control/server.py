@@ -135,7 +135,7 @@ class ControlServer(ServerSaved):
         traits = traits or OfferTraits()
         key = OfferKey(interface_id, instance_id, subchannel_index)
         known = self.offers.find(key)
-        if known is not None and known.restoring == Restoring.UNMATCHED:
+        if known is not None and known.restoring is Restoring.UNMATCHED:
             return self._match_restored(known, traits)
         if known is not None and known.state is HostChannel.RESCINDED:
             known.state = advance(HOST_CHANNEL, known.state, Step.OFFER, AlreadyOffered, known.name)

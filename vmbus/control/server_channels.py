@@ -15,6 +15,7 @@ from vmbus.control.errors import (
     ChannelReserved,
     IllegalChannelState,
     InterruptsDisabled,
+    InvalidSignalParameters,
     InvalidTargetVp,
     Misuse,
     ModifyInProgress,
@@ -27,7 +28,14 @@ from vmbus.control.outbox import Target
 from vmbus.control.server_gpadls import ServerGpadls
 from vmbus.control.transitions import Step, advance
 from vmbus.wire import control
-from vmbus.wire.control_values import INTERRUPTS_DISABLED, FeatureFlags, OpenChannelFlags, Status, Version
+from vmbus.wire.control_values import (
+    INTERRUPTS_DISABLED,
+    MAX_CHANNEL_ID,
+    FeatureFlags,
+    OpenChannelFlags,
+    Status,
+    Version,
+)
 
 
 def _step(channel: Channel, step: Step, broken: type[Violation]) -> HostChannel:
@@ -43,6 +51,7 @@ class ServerChannels(ServerGpadls):
     def _on_open_channel(self, body: control.OpenChannel) -> None:
         channel = self.offers.named_by_guest(body.channel_id)
         request = self._as_negotiated(body)
+        self._check_signal_parameters(channel, request)
         match _step(channel, Step.OPEN, ChannelAlreadyOpen):
             case HostChannel.OPENING:
                 self._request_open(channel, request)
@@ -50,6 +59,24 @@ class ServerChannels(ServerGpadls):
                 channel.reopen = request
             case _:
                 pass  # rescinded: the guest will notice
+
+    def _check_signal_parameters(self, channel: Channel, request: OpenRequest) -> None:
+        """What the guest may choose must exist, and must not take another channel's signals away."""
+        flag, connection_id = request.event_flag, request.connection_id
+        problem = ""
+        if flag is not None and flag > MAX_CHANNEL_ID:
+            problem = f"there is no event flag {flag}"
+        elif connection_id is not None and connection_id in self._connections_of_others(channel):
+            problem = f"connection {connection_id:#x} belongs to another channel"
+        if problem:
+            status = Status.UNSUCCESSFUL
+            self._send(control.OpenResult(channel_id=channel.channel_id, open_id=request.open_id, status=status))
+            raise InvalidSignalParameters(f"{channel.name}: {problem}")
+
+    def _connections_of_others(self, channel: Channel) -> set[int]:
+        others = [other for other in self.offers if other is not channel]
+        chosen = {other.request.connection_id for other in others if other.request and other.request.connection_id}
+        return chosen | {other.connection_id for other in others}
 
     def _as_negotiated(self, body: control.OpenChannel) -> OpenRequest:
         """The request without the fields that the connection has not agreed on."""

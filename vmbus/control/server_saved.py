@@ -82,7 +82,7 @@ class ServerSaved(ServerConnection):
 
     def save(self) -> dict[str, Any]:
         """The whole state as JSON values.  Raises ``WrongState`` in the middle of a reset or a restore."""
-        if self.after is After.RESET or any(channel.restoring for channel in self.offers):
+        if self.after is After.RESET or any(channel.restoring is not Restoring.NOT for channel in self.offers):
             raise WrongState("the state cannot be saved during a reset or a restore")
         ready, held = self._outbox.queues()
         return {
@@ -213,7 +213,7 @@ class ServerSaved(ServerConnection):
         Raises ``BadSavedState`` if the guest has the channel open and the device has not, or the other way round.
         """
         channel = self.offers.own(channel_id)
-        if channel.restoring != Restoring.MATCHED:
+        if channel.restoring is not Restoring.MATCHED:
             if is_open:
                 raise BadSavedState(f"{channel.name} is not a restored channel, and its device has it open")
             return self._take_events()
@@ -236,9 +236,9 @@ class ServerSaved(ServerConnection):
         """All devices are back.  Returns what has to be asked again; channels that nobody wanted are rescinded."""
         for channel in self.offers:
             was, channel.restoring = channel.restoring, Restoring.NOT
-            if was == Restoring.UNMATCHED:
+            if was is Restoring.UNMATCHED:
                 self._rescind(channel)
-            elif was == Restoring.MATCHED and channel.state is not HostChannel.RELEASED:
+            elif was is Restoring.MATCHED and channel.state is not HostChannel.RELEASED:
                 # The device begins anew, so the guest has to as well.
                 self._rescind(channel)
                 channel.state = HOST_CHANNEL[channel.state][Step.OFFER]
