@@ -25,6 +25,11 @@ def test_the_command_line_names_the_socket_absolutely(tmp_path: Path, monkeypatc
     assert b"report\n" in (tmp_path / "initramfs.cpio").read_bytes()
 
 
+def test_a_root_device_takes_the_place_of_the_initramfs(tmp_path: Path) -> None:
+    command = GuestOptions("unix:/s", Path("/k"), root="/dev/sda").command_line(tmp_path)
+    assert {"root=/dev/sda", "rw", "rootwait"} <= set(command) and not list(tmp_path.iterdir())
+
+
 def test_white_space_in_the_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GuestNotStarted, match="white space"):
         GuestOptions("unix:/a b", Path("/k")).command_line(tmp_path)

@@ -53,8 +53,9 @@ class GuestOptions:
     """How to start a guest. ``host`` is the address it connects to, ``unix:PATH``.
 
     ``script`` is what the standard initramfs' init runs (docs/linux-guest.md); without one it is a shell.
-    ``initramfs`` is a directory of the user's own instead. ``append`` is added to the kernel's command line.
-    ``reconnect`` is how many seconds the guest waits for a host that went away; by default it stops at once.
+    ``initramfs`` is a directory of the user's own instead; with ``root`` (``/dev/sda``) there is none, and the kernel
+    mounts that device and runs its init. ``append`` is added to the kernel's command line. ``reconnect`` is how many
+    seconds the guest waits for a host that went away; by default it stops at once.
     """
 
     host: str
@@ -63,6 +64,7 @@ class GuestOptions:
     append: Sequence[str] = ()
     script: Sequence[str] | None = None
     initramfs: Path | None = None
+    root: str | None = None
     reconnect: int | None = None
     has_input: bool = False
     """Whether the console reads our standard input; otherwise it reads what ``write_line`` writes."""
@@ -74,6 +76,25 @@ class GuestOptions:
         socket_path = os.path.abspath(parse_address(self.host, ("unix",)).params)
         if any(character.isspace() for character in f"{socket_path}{directory}"):
             raise GuestNotStarted(f"{socket_path}: a kernel command line cannot hold a path with white space")
+        arguments = {
+            "mem": self.memory,
+            "con": "null",
+            "con0": "fd:0,fd:1",
+            "uml_dir": str(directory),
+            "vmbus": socket_path,
+        }
+        if self.root is not None:
+            arguments["root"] = self.root
+            flags = ["rw", "rootwait"]
+        else:
+            arguments["initrd"] = str(self._write_initramfs(directory))
+            flags = []
+        if self.reconnect is not None:
+            arguments["vmbus_reconnect"] = str(self.reconnect)
+        arguments |= self.extra_arguments
+        return [str(self.kernel), *(f"{name}={value}" for name, value in arguments.items()), *flags, *self.append]
+
+    def _write_initramfs(self, directory: Path) -> Path:
         initrd = directory / "initramfs.cpio"
         with initrd.open("wb") as file:
             if self.initramfs is not None:
@@ -82,18 +103,7 @@ class GuestOptions:
                 file.write(standard_initramfs().read_bytes())
             if self.script is not None:
                 file.write(script_archive(self.script))
-        arguments = {
-            "mem": self.memory,
-            "initrd": str(initrd),
-            "con": "null",
-            "con0": "fd:0,fd:1",
-            "uml_dir": str(directory),
-            "vmbus": socket_path,
-        }
-        if self.reconnect is not None:
-            arguments["vmbus_reconnect"] = str(self.reconnect)
-        arguments |= self.extra_arguments
-        return [str(self.kernel), *(f"{name}={value}" for name, value in arguments.items()), *self.append]
+        return initrd
 
 
 class LinuxGuest:
