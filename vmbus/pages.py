@@ -23,12 +23,15 @@ class PageAllocator:
 
     __slots__ = ("_free", "memory")
 
-    def __init__(self, memory: GuestMemory, first_pfn: int = 1) -> None:
-        """Page 0 is left out by default: an address of 0 means "none" in several messages."""
+    def __init__(self, memory: GuestMemory, first_pfn: int = 1, *, spared: int = 0) -> None:
+        """Page 0 is left out by default: an address of 0 means "none" in several messages.
+
+        ``spared`` pages at the end of the memory are left alone.
+        """
         self.memory = memory
         first = max(first_pfn, memory.first_gpa >> PAGE_SHIFT)
         # Free runs as (first pfn, count), sorted, never touching each other.
-        self._free: list[tuple[int, int]] = [(first, (memory.size >> PAGE_SHIFT) - first)]
+        self._free: list[tuple[int, int]] = [(first, (memory.size >> PAGE_SHIFT) - spared - first)]
 
     @property
     def free_pages(self) -> int:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from vmbus.capture.recorder import DEFAULT_SNAP_LENGTH, Recorder, RecordingPlan
 from vmbus.devices.catalog import make_devices
 from vmbus.host import Host
 from vmbus.host.ctl import CtlSocket
+from vmbus.host.servicing import Servicing
 from vmbus.transport import parse_address
 
 
@@ -81,6 +83,10 @@ def command(
         typer.Option(help="A network card: tap:NAME or embedded, with [,mac=..][,mtu=..]; repeatable."),
     ] = None,
     device: Annotated[list[str] | None, typer.Option(help="Another device: echo; repeatable.")] = None,
+    monitor_latency: Annotated[
+        int | None,
+        typer.Option(min=1, max=6553, metavar="MICROSECONDS", help="Signal through monitor pages, so late at most."),
+    ] = None,
     capture: Annotated[
         str, typer.Option("--capture", "-w", help="Record everything that crosses into this file.")
     ] = "",
@@ -91,6 +97,10 @@ def command(
     flight: Annotated[
         int, typer.Option(min=0, metavar="MEGABYTES", help="Keep so much of the latest traffic for `vmbus ctl dump`.")
     ] = 0,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Keep the guest's state here; go on from it when restarted."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what happens.")] = False,
 ) -> None:
     """Serve synthetic devices to one guest at a time, until told to stop (Ctrl-C)."""
@@ -98,14 +108,16 @@ def command(
         level=logging.INFO if verbose else logging.WARNING, format="vmbus: %(message)s", stream=sys.stderr
     )
     address = parse_address(listen, schemes=("unix",))
+    latency = None if monitor_latency is None else 10 * monitor_latency
     with contextlib.ExitStack() as stack:
-        devices = make_devices(disks=scsi or (), nics=nic or (), others=device or ())
+        devices = make_devices(disks=scsi or (), nics=nic or (), others=device or (), monitor_latency=latency)
         recorder = None
         if capture or stream or flight:
             stream_path = parse_address(stream, schemes=("unix",)).params if stream else ""
             plan = RecordingPlan(file=capture, stream=stream_path, snap_length=snap, flight_bytes=flight << 20)
             recorder = stack.enter_context(Recorder(plan))
-        host = Host(devices, tap=recorder.tap if recorder is not None else None)
+        servicing = None if state is None else Servicing(state)
+        host = Host(devices, tap=recorder.tap if recorder is not None else None, servicing=servicing)
         stack.callback(host.close)
         host.listen(address)
         stop = StopSignals(host)
@@ -117,6 +129,7 @@ def command(
                 address,
                 dump=recording.dump if recording is not None and flight else None,
                 recording=None if recorder is None else recorder.counters,
+                monitor_latency=latency,
             )
         )
         print(f"listening on {address}", flush=True)

@@ -87,6 +87,14 @@ class ChannelOffer(Protocol):
     @property
     def user_defined(self) -> bytes: ...
 
+    @property
+    def monitor_id(self) -> int: ...
+
+    @property
+    def monitor_allocated(self) -> int:
+        """Bit 0: the host wants to be signalled by ``monitor_id`` in the monitor page."""
+        ...
+
 
 class DriverBus(Protocol):
     """What the guest's runtime gives a driver."""

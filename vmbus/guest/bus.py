@@ -110,6 +110,7 @@ class GuestBus:
             return
         offer = opening.offer
         connection_id = self._guest.control.channels[offer.channel_id].connection_id
+        monitor_id = offer.monitor_id if offer.monitor_allocated & 1 else None
         channel = Channel(
             ChannelIdentity(
                 offer.channel_id,
@@ -122,7 +123,7 @@ class GuestBus:
             rings=opening.rings,
             memory=self.memory,
             loop=self.loop,
-            signal=lambda: self._guest.signal(connection_id, opening.target_vp),
+            signal=lambda: self._guest.signal(connection_id, opening.target_vp, monitor_id),
             receives=Direction.HOST_TO_GUEST,
             tap=self._guest.tap,
             on_failure=lambda failed, error: self._guest.note(f"{failed!r} fails: {error}"),

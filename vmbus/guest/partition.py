@@ -11,17 +11,20 @@ from uuid import UUID, uuid4
 
 from vmbus.control import guest_events as events
 from vmbus.control.client import ControlClient
+from vmbus.control.host_events import MonitorPages
 from vmbus.drivers.driver import ChannelOffer, Driver, DriverError
 from vmbus.errors import VmbusError
 from vmbus.guest.bus import GuestBus
 from vmbus.loop import Loop
-from vmbus.memory import GuestMemory
+from vmbus.memory import PAGE_SHIFT, GuestMemory
+from vmbus.monitor_page import MonitorPageView
 from vmbus.pages import PageAllocator
 from vmbus.synic import GuestSynicVp
 from vmbus.tap import Direction, NoteKind, Tap
 from vmbus.transport.client import HostConnection, HostGone, new_interrupts
 from vmbus.wire.control_values import ALL_FEATURES, ALL_VERSIONS, SYNIC_MESSAGE_TYPE, VMBUS_SINT, FeatureFlags, Version
 from vmbus.wire.hypervisor import HvStatus
+from vmbus.wire.partition import HOST_PAGE_COUNT, PartitionFeatures
 
 DEFAULT_MEMORY = 128 << 20
 
@@ -45,10 +48,15 @@ class Guest:
         tap: Tap | None = None,
         loop: Loop | None = None,
         guest_id: UUID | None = None,
+        host_pages: bool = True,
     ) -> None:
+        """``host_pages``: the host may provide the monitor pages; otherwise they are this guest's own."""
         self.loop = loop or Loop()
         self.memory = GuestMemory.create(memory_size)
-        self.pages = PageAllocator(self.memory)
+        self.pages = PageAllocator(self.memory, spared=HOST_PAGE_COUNT)
+        self.monitor_page: MonitorPageView | None = None
+        """Where pending bits signal the host, while the connection has monitor pages."""
+        self._host_pages = host_pages
         self.tap = tap
         self.gone: VmbusError | None = None
         self.channels: dict[int, Any] = {}
@@ -68,6 +76,7 @@ class Guest:
         self._offers_delivered = self._unloaded = self._closed = False
         self._connect_failure: DriverError | None = None
         self._act_on: dict[type[events.GuestEvent], Callable[[Any], None]] = {
+            events.Connected: self._connected,
             events.ConnectFailed: self._connect_failed,
             events.ChannelOffered: self._channel_offered,
             events.OffersDelivered: self._all_offers_delivered,
@@ -88,7 +97,8 @@ class Guest:
 
         Raises ``HostRefused``, ``HostGone`` or ``DriverError``.
         """
-        self._connection.hello(self.memory, self._interrupts, self._guest_id)
+        features = PartitionFeatures.HOST_PAGES if self._host_pages else PartitionFeatures(0)
+        self._connection.hello(self.memory, self._interrupts, self._guest_id, features)
         self.loop.watch(self._connection.fileno(), self._host_spoke)
         for index, interrupt in enumerate(self._interrupts):
             message_page, flags_page = self.pages.allocate(2)
@@ -96,7 +106,10 @@ class Guest:
             vp.enable(VMBUS_SINT)
             self._vps.append(vp)
             self.loop.watch(interrupt, partial(self._interrupted, vp, interrupt))
-        self.control.connect(versions=self._versions, features=self._features)
+        to_guest, to_host = (pfn << PAGE_SHIFT for pfn in self.pages.allocate(2))
+        self.control.connect(
+            versions=self._versions, features=self._features, monitor_pages=MonitorPages(to_guest, to_host)
+        )
         self.post()
         self._run_until(lambda: self._offers_delivered, timeout, "the host did not deliver its offers")
 
@@ -115,6 +128,7 @@ class Guest:
             return
         self._closed = True
         self._end(self.gone or HostGone("this guest has closed its connection"))
+        self._drop_monitor_page()
         for vp in self._vps:
             vp.close()
         self.loop.unwatch(self._connection.fileno())
@@ -176,9 +190,12 @@ class Guest:
             if status != HvStatus.SUCCESS:
                 self.note(f"the host did not take a control message: {HvStatus(status)}")
 
-    def signal(self, connection_id: int, vp: int = 0) -> None:
-        """Wake the host's end of a channel."""
+    def signal(self, connection_id: int, vp: int = 0, monitor_id: int | None = None) -> None:
+        """Wake the host's end of a channel: by its bit in the monitor page, or by a hypercall."""
         if self.gone is not None:
+            return
+        if monitor_id is not None and self.monitor_page is not None:
+            self.monitor_page.set(monitor_id)
             return
         try:
             self._connection.signal_event(vp, connection_id)
@@ -227,6 +244,16 @@ class Guest:
                 act(event)
         self.post()
 
+    def _connected(self, event: events.Connected) -> None:
+        self._drop_monitor_page()
+        if event.monitor_pages is not None:
+            self.monitor_page = MonitorPageView(self.memory, event.monitor_pages.child_to_parent)
+
+    def _drop_monitor_page(self) -> None:
+        if self.monitor_page is not None:
+            self.monitor_page.release()
+            self.monitor_page = None
+
     def _connect_failed(self, event: events.ConnectFailed) -> None:
         why = "no version in common" if event.state is None else str(event.state)
         self._connect_failure = DriverError(f"the host does not connect: {why}")
@@ -235,6 +262,7 @@ class Guest:
         self._offers_delivered = True
 
     def _unload_finished(self, event: events.UnloadFinished) -> None:
+        self._drop_monitor_page()
         self._unloaded = True
 
     def _channel_offered(self, event: events.ChannelOffered) -> None:

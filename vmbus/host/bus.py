@@ -51,7 +51,7 @@ class DeviceSlot:
         """Let the device come to rest, then take the offer back.
 
         A Linux driver that hears of a rescind takes no further packet out of its ring, and yet waits for the answers
-        that are due (``vmbus_reset_channel_cb``, then ``rndis_filter_halt_device``): what it is owed must be there before.
+        that are due (``vmbus_reset_channel_cb``, ``rndis_filter_halt_device``): what it is owed must be there before.
         """
         self.is_offered = False
         partition = self._host.partition

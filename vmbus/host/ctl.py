@@ -55,12 +55,15 @@ class CtlSocket:
         *,
         dump: Callable[[str], None] | None = None,
         recording: Callable[[], dict[str, int]] | None = None,
+        monitor_latency: int | None = None,
     ) -> None:
         """``address`` is the host's; ``dump`` writes the flight recorder to a file, ``recording`` counts records.
 
+        Devices that are added get ``monitor_latency`` (see ``make_devices``).
+
         Raises ``AddressError``.
         """
-        self.commands = CtlCommands(host, dump=dump, recording=recording)
+        self.commands = CtlCommands(host, dump=dump, recording=recording, monitor_latency=monitor_latency)
         self.loop = host.loop
         self.address = ctl_address(address)
         self.clients: set[_Client] = set()

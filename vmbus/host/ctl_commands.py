@@ -6,8 +6,8 @@ disk on another machine, writing a file) and has to be done in a worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from vmbus.devices.catalog import make_devices
@@ -73,10 +73,12 @@ class CtlCommands:
         *,
         dump: Callable[[str], None] | None = None,
         recording: Callable[[], dict[str, int]] | None = None,
+        monitor_latency: int | None = None,
     ) -> None:
         self._host = host
         self._dump = dump
         self._recording = recording
+        self._monitor_latency = monitor_latency
         self._commands: dict[str, Callable[[Arguments], Any]] = {
             "inspect": self.inspect,
             "add-scsi": self.add_scsi,
@@ -154,7 +156,9 @@ class CtlCommands:
                 for _, unit in pairs:
                     unit.close()
                 new = [device for name, device in controllers.items() if name not in known and device.units]
-                labels = [self._host.plug(device).label for device in new]
+                for device in new:
+                    device.offer = replace(device.offer, monitor_latency=self._monitor_latency)
+                labels = self._plug(new)
             return labels
 
         return Slow(work, finish)
@@ -162,14 +166,14 @@ class CtlCommands:
     def add_nic(self, arguments: Arguments) -> Slow:
         """``nic``, as ``--nic`` takes it."""
         nic = arguments.text("nic")
-        return Slow(lambda: make_devices(nics=[nic]), self._plug)
+        return Slow(lambda: make_devices(nics=[nic], monitor_latency=self._monitor_latency), self._plug)
 
     def add_device(self, arguments: Arguments) -> Slow:
         """``device``, as ``--device`` takes it."""
         device = arguments.text("device")
-        return Slow(lambda: make_devices(others=[device]), self._plug)
+        return Slow(lambda: make_devices(others=[device], monitor_latency=self._monitor_latency), self._plug)
 
-    def _plug(self, devices: list[Device]) -> list[str]:
+    def _plug(self, devices: Sequence[Device]) -> list[str]:
         return [self._host.plug(device).label for device in devices]
 
     def remove(self, arguments: Arguments) -> None:

@@ -100,6 +100,7 @@ def _connection(partition: HostPartition) -> Tree:
                 "to_guest": hex(pages.parent_to_child),
                 "to_host": hex(pages.child_to_parent),
                 "provided_by_host": info.host_monitor_pages,
+                **partition.monitor.inspect(),
             },
         }
     return tree

@@ -118,27 +118,24 @@ class Journal:
     def taken(self, channel_id: int, before: int, after: int, packets: Sequence[RingPacket]) -> None:
         """A batch is about to be handled; what wants no completion is not remembered."""
         listed = [(packet.transaction_id, _encode(packet)) for packet in packets if packet.flags & WANTS_COMPLETION]
-        self.debts.setdefault(channel_id, ChannelDebt()).take(listed)
         self._append(TAKEN, channel_id, len(listed), _TAKEN.pack(before, after), *(encoded for _, encoded in listed))
+        self.debts.setdefault(channel_id, ChannelDebt()).take(listed)
 
     def sent(self, channel_id: int, before: int, after: int, packets: Sequence[OutgoingPacket]) -> None:
         """Packets are about to be shown to the guest."""
         debt = self.debts.setdefault(channel_id, ChannelDebt())
         answered = [packet[2] for packet in packets if packet[0] == COMPLETION]
-        debt.sent_total += len(packets)
+        total = debt.sent_total + len(packets)
+        ids = struct.pack(f"<{len(answered)}Q", *answered)
+        self._append(SENT, channel_id, len(answered), _SENT.pack(before, after, total), ids)
+        debt.sent_total = total
         debt.settle(answered)
-        self._append(
-            SENT,
-            channel_id,
-            len(answered),
-            _SENT.pack(before, after, debt.sent_total),
-            struct.pack(f"<{len(answered)}Q", *answered),
-        )
 
     def closed(self, channel_id: int) -> None:
         """Nothing is owed on a channel any more."""
-        if self.debts.pop(channel_id, None) is not None:
+        if channel_id in self.debts:
             self._append(CLOSED, channel_id, 0)
+            del self.debts[channel_id]
 
     def adopt(self, debts: Debts) -> None:
         """Go on with what an earlier process owed."""
@@ -154,7 +151,7 @@ class Journal:
         body = b"".join(parts)
         length = _ENTRY.size + len(body) + 7 & ~7
         if self._used + length > self._half_size:
-            self._rewrite()  # the debts already say what this entry would have said, but for the indices
+            self._rewrite()  # everything before this entry was committed, and is in the debts
             if self._used + length > self._half_size:
                 raise JournalError("the guest is owed more answers than the journal can hold")
         self._put(_ENTRY.pack(length, kind, 0, channel_id, count) + body, length)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -21,7 +22,9 @@ from vmbus.devices.device import OfferTraits
 from vmbus.errors import VmbusError
 from vmbus.gpadl import Gpadl
 from vmbus.host.bus import DeviceSlot
-from vmbus.memory import GuestMemory, GuestMemoryError, MemoryInUse
+from vmbus.host.monitor import Monitored, PageMonitor
+from vmbus.host.servicing import Servicing, TakeOver
+from vmbus.memory import PAGE_SIZE, GuestMemory, GuestMemoryError, MemoryInUse
 from vmbus.ring.pair import map_ring_pair
 from vmbus.synic import SynicVp
 from vmbus.tap import Direction, NoteKind
@@ -35,7 +38,7 @@ from vmbus.wire.control_values import (
 )
 from vmbus.wire.hypervisor import HvStatus, Msr
 from vmbus.wire.offer import OfferFlags, PipeType
-from vmbus.wire.partition import FrameStatus, Hello, HelloReply
+from vmbus.wire.partition import FrameStatus, Hello, HelloReply, PartitionFeatures
 from vmbus.wire.partition import NoteKind as GuestNote
 
 if TYPE_CHECKING:
@@ -54,17 +57,30 @@ class HostPartition:
         self.memory: GuestMemory | None = None
         self.vps: list[SynicVp] = []
         self.guest_id: UUID | None = None
+        self.is_served = False
+        """The guest's hello was accepted."""
         self.control = ControlServer(ServerConfig())
         self.gpadls: dict[int, dict[int, Gpadl]] = {}
         """GPADLs by channel id and id."""
         self.channels: dict[int, Channel] = {}
         """Open channels by id."""
+        self.monitor = PageMonitor(host.loop)
+        self._monitor_ids: dict[int, int] = {}
+        """Monitored notifications by channel id."""
         self._by_connection: dict[int, Channel] = {}
+        self._wake: dict[int, Callable[[], None]] = {}
+        """Signals the guest's end of an open channel, by channel id."""
         self._slots: dict[int, tuple[DeviceSlot, int]] = {}
         """Which device and subchannel a channel id is an offer of."""
+        self.last_sequence = self.last_status = 0
+        """Of the last message that was carried out: a guest that reconnects may send it again."""
+        self._take_overs: list[TakeOver] = []
+        """What channels of an earlier process have to do, as soon as the guest can be signalled again."""
         self._crash: dict[int, int] = {}
         self._carry_out: dict[type[events.HostEvent], Callable[[Any], None]] = {
             events.VersionNegotiated: self._version_negotiated,
+            events.ModifyConnectionRequested: self._use_monitor_pages,
+            events.Disconnected: lambda event: self.monitor.use(self._guest_memory, None),
             events.OpenRequested: self._open_requested,
             events.CloseRequested: self._close_requested,
             events.GpadlRequested: self._gpadl_requested,
@@ -84,16 +100,54 @@ class HostPartition:
             self.memory = GuestMemory.attach(descriptors[0], hello.memory_size, hello.first_gpa)
         except GuestMemoryError as error:
             raise HelloRefused(FrameStatus.BAD_MEMORY, str(error)) from None
-        os.close(descriptors[0])
+        has_host_pages = bool(hello.features & PartitionFeatures.HOST_PAGES)
+        self.control = ControlServer(
+            ServerConfig(
+                memory_size=self.memory.size, monitor_pages=_host_pages(self.memory) if has_host_pages else None
+            )
+        )
         self.guest_id = hello.guest_id
-        self.vps = [SynicVp(index, self.memory, fd) for index, fd in enumerate(descriptors[1:])]
-        for slot in self.host.slots:
-            self.offer(slot)
+        self.vps = [SynicVp(index, self.memory, os.dup(fd)) for index, fd in enumerate(descriptors[1:])]
+        servicing = self.host.servicing
+        if servicing is not None and servicing.has_state_of(hello.guest_id):
+            self._resume(servicing)
+        elif hello.last_sequence:
+            raise HelloRefused(FrameStatus.UNKNOWN_GUEST, f"the state of guest {hello.guest_id} is not here")
+        else:
+            for slot in self.host.slots:
+                self.offer(slot)
+            if servicing is not None:
+                servicing.begin(self)
         self.host.note(
             f"guest {hello.guest_id} connected: {hello.memory_size >> 20} MiB, {hello.vp_count} processor(s)"
         )
+        self.is_served = True
         self.host.guest_came()
-        return HelloReply()
+        known = PartitionFeatures.HOST_PAGES
+        if servicing is not None:
+            known |= PartitionFeatures.RECONNECT
+        return HelloReply(features=hello.features & known)
+
+    def _resume(self, servicing: Servicing) -> None:
+        """Go on where an earlier process stopped; the guest sets its registers again next."""
+        try:
+            self._take_overs = servicing.resume(self)
+        except VmbusError as error:
+            raise HelloRefused(FrameStatus.UNKNOWN_GUEST, f"the guest's state cannot be taken up: {error}") from None
+        for vp in self.vps:
+            vp.interrupt()
+        self.host.note(f"going on with {len(self.channels)} open channels, {len(self._take_overs)} taken over")
+
+    def _go_on(self) -> None:
+        """Wake the guest for every channel that it can be woken for by now, and let the channel go on."""
+        waiting, self._take_overs = self._take_overs, []
+        for work in waiting:
+            vp = work.channel.target_vp
+            if vp is None or (vp < len(self.vps) and self.vps[vp].can_signal(VMBUS_SINT)):
+                self._wake[work.channel.channel_id]()
+                self.host.loop.call_soon(work.run)
+            else:
+                self._take_overs.append(work)
 
     def set_register(self, vp: int, number: int, value: int) -> None:
         if self.host.tap is not None:
@@ -101,6 +155,8 @@ class HostPartition:
         if Msr.CRASH_P0 <= number <= Msr.CRASH_CTL:
             self._crash_register(number, value)
         self.vps[vp].set_register(number, value)
+        if self._take_overs:
+            self._go_on()
 
     def get_register(self, vp: int, number: int) -> int:
         return self.vps[vp].get_register(number)
@@ -112,7 +168,12 @@ class HostPartition:
             return HvStatus.INVALID_CONNECTION_ID
         if message_type != SYNIC_MESSAGE_TYPE:
             return HvStatus.INVALID_PARAMETER
+        if sequence and sequence == self.last_sequence:
+            return self.last_status
         self.react(self.control.receive(payload, connection_id=connection_id))
+        self.last_sequence, self.last_status = sequence, int(HvStatus.SUCCESS)
+        if self.host.servicing is not None:
+            self.host.servicing.checkpoint(self)
         return HvStatus.SUCCESS
 
     def signal_event(self, vp: int, connection_id: int, flag: int) -> None:
@@ -131,6 +192,7 @@ class HostPartition:
         """Close every channel, let the memory go, and tell the host."""
         for channel_id in list(self.channels):
             self._close_channel(channel_id)
+        self.monitor.close()
         for vp in self.vps:
             vp.close()
         self.vps.clear()
@@ -138,6 +200,11 @@ class HostPartition:
         if self.memory is not None:
             self._release(self.memory)
         self.host.guest_left(reason)
+
+    @property
+    def _guest_memory(self) -> GuestMemory:
+        assert self.memory is not None, "nothing happens before the hello"
+        return self.memory
 
     def _release(self, memory: GuestMemory) -> None:
         """Unmap the guest's memory as soon as no worker reads or writes it any more."""
@@ -173,6 +240,10 @@ class HostPartition:
             self.react(self.control.rescind(channel_id))
         slot.channel_ids.clear()
 
+    def offered_channels(self) -> list[int]:
+        """The ids of all channels that are offered."""
+        return list(self._slots)
+
     def slot_of(self, channel_id: int) -> tuple[DeviceSlot | None, int]:
         """Which device and subchannel a channel id is an offer of; no device if it is none."""
         return self._slots.get(channel_id, (None, 0))
@@ -200,6 +271,10 @@ class HostPartition:
 
     def _version_negotiated(self, event: events.VersionNegotiated) -> None:
         self.host.note(f"VMBus {event.version.number} negotiated")
+        self._use_monitor_pages(event)
+
+    def _use_monitor_pages(self, event: events.VersionNegotiated | events.ModifyConnectionRequested) -> None:
+        self.monitor.use(self._guest_memory, event.monitor_pages)
 
     def _unloaded(self, event: events.Unloaded) -> None:
         self.host.note("the guest unloaded VMBus")
@@ -225,7 +300,7 @@ class HostPartition:
     def _open_requested(self, event: events.OpenRequested) -> None:
         channel_id, params = event.channel_id, event.params
         try:
-            channel = self._open(channel_id, params)
+            channel = self.open_channel(channel_id, params)
         except VmbusError as error:
             self.host.note(f"channel {channel_id} cannot be opened: {error}", NoteKind.PROBLEM)
             self.react(self.control.open_finished(channel_id, Status.UNSUCCESSFUL))
@@ -234,7 +309,8 @@ class HostPartition:
         # Only now: a guest that gets packets before the result of its open ignores the interrupt (openvmm #1834).
         self.host.loop.call_soon(channel.service)
 
-    def _open(self, channel_id: int, params: events.OpenParams) -> Channel:
+    def open_channel(self, channel_id: int, params: events.OpenParams) -> Channel:
+        """Map a channel's rings and let its device open it; raises a ``VmbusError`` if either is impossible."""
         assert self.memory is not None
         slot, index = self._slots[channel_id]
         gpadls = self.gpadls.setdefault(channel_id, {})
@@ -243,6 +319,17 @@ class HostPartition:
             raise VmbusError(f"its ring GPADL {params.ring_gpadl_id:#x} does not exist")
         device = slot.device
         rings = map_ring_pair(self.memory, ring.page_run(), params.downstream_page_offset, is_guest=False)
+        monitor = params.monitor if self.monitor.has_pages else None
+
+        def raise_flag() -> None:
+            self._signal(channel, params.event_flag)
+
+        def signal() -> None:
+            if monitor is None:
+                raise_flag()
+            else:
+                self.monitor.signal_guest(monitor.monitor_id)
+
         channel = Channel(
             ChannelIdentity(
                 channel_id,
@@ -255,7 +342,7 @@ class HostPartition:
             rings=rings,
             memory=self.memory,
             loop=self.host.loop,
-            signal=lambda: self._signal(channel, params.event_flag),
+            signal=signal,
             receives=Direction.GUEST_TO_HOST,
             gpadls=gpadls,
             tap=self.host.tap,
@@ -270,6 +357,20 @@ class HostPartition:
         self.channels[channel_id] = channel
         slot.channels[index] = channel
         self._by_connection[params.connection_id] = channel
+        if monitor is not None:
+            self._monitor_ids[channel_id] = monitor.monitor_id
+            self.monitor.watch(
+                monitor.monitor_id,
+                Monitored(
+                    latency=monitor.latency,
+                    connection_id=params.connection_id,
+                    signal_host=lambda: self.signal_event(0, params.connection_id, 0),
+                    signal_guest=raise_flag,
+                ),
+            )
+        self._wake[channel_id] = lambda: self._signal(channel, params.event_flag)
+        if self.host.servicing is not None:
+            self.host.servicing.watch(self, slot, channel)
         return channel
 
     def _signal(self, channel: Channel, event_flag: int) -> None:
@@ -299,7 +400,13 @@ class HostPartition:
         for connection_id, other in list(self._by_connection.items()):
             if other is channel:
                 del self._by_connection[connection_id]
+        monitor_id = self._monitor_ids.pop(channel_id, None)
+        if monitor_id is not None:
+            self.monitor.unwatch(monitor_id)
         channel.close()
+        self._wake.pop(channel_id, None)
+        if self.host.servicing is not None:
+            self.host.servicing.channel_closed(channel_id)
         slot.channel_closed(index, channel)
 
     def _channel_released(self, event: events.ChannelReleased) -> None:
@@ -336,11 +443,18 @@ class HostPartition:
                 self.host.note(line, NoteKind.KERNEL_LOG)
 
 
+def _host_pages(memory: GuestMemory) -> events.MonitorPages:
+    """Where our own monitor pages are: in the pages that the guest has left to its host, the last of its memory."""
+    last = memory.size - PAGE_SIZE
+    return events.MonitorPages(parent_to_child=last - PAGE_SIZE, child_to_parent=last)
+
+
 def control_traits(traits: OfferTraits) -> ControlTraits:
     """A device's offer in the control plane's words."""
     if traits.pipe is not None:
         pipe_type = PipeType.MESSAGE if traits.pipe == "message" else PipeType.BYTE
-        return ControlTraits.pipe(pipe_type, user_defined=traits.user_defined)
+        pipe = ControlTraits.pipe(pipe_type, user_defined=traits.user_defined)
+        return replace(pipe, monitor_latency=traits.monitor_latency)
     return ControlTraits(
         flags=OfferFlags(traits.flags) | OfferFlags.ENUMERATE_DEVICE_INTERFACE,
         user_defined=traits.user_defined,

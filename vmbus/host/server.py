@@ -121,7 +121,8 @@ class Host:
     def guest_left(self, reason: str) -> None:
         """The guest's connection has ended and everything of it is closed: the next may come."""
         self.note(reason)
-        if self.servicing is not None and not self._is_stopping:
+        served = self.partition is not None and self.partition.is_served
+        if self.servicing is not None and served and not self._is_stopping:
             self.servicing.forget()
         self.partition = None
         self._connection = None

@@ -57,9 +57,15 @@ class HostConnection:
         """Readable outside a request only when the host is gone."""
         return self._socket.fileno()
 
-    def hello(self, memory: GuestMemory, interrupts: list[int], guest_id: UUID) -> None:
+    def hello(
+        self,
+        memory: GuestMemory,
+        interrupts: list[int],
+        guest_id: UUID,
+        features: PartitionFeatures = PartitionFeatures(0),  # noqa: B008 - it is a constant
+    ) -> None:
         """Introduce this guest: its memory and one eventfd per virtual processor.  Raises ``HostRefused``."""
-        hello = Hello(memory_size=memory.size, vp_count=len(interrupts), guest_id=guest_id)
+        hello = Hello(memory_size=memory.size, vp_count=len(interrupts), guest_id=guest_id, features=features)
         self._sequence += 1
         frame = build_frame(Operation.HELLO, hello, sequence=self._sequence)
         try:

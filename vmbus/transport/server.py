@@ -53,7 +53,9 @@ class PartitionHost(Protocol):
     """What carries a guest's operations out."""
 
     def hello(self, hello: Hello, descriptors: Sequence[int]) -> HelloReply:
-        """The guest introduces itself; ``descriptors`` are the memory's and one eventfd per processor, now ours.
+        """The guest introduces itself; ``descriptors`` are the memory's and one eventfd per processor.
+
+        They are closed when this returns: what is kept must be duplicated.
 
         Raises ``HelloRefused``.
         """
@@ -175,15 +177,12 @@ class GuestConnection:
                 )
             reply = self._host.hello(hello, descriptors)
         except HelloRefused as refusal:
-            for descriptor in descriptors:
-                os.close(descriptor)
             self._reply(frame, HelloReply().build(), refusal.status)
             self.close(f"guest refused: {refusal}")
             return
-        except VmbusError:
+        finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-            raise
         self._vp_count = hello.vp_count
         self._reply(frame, reply.build())
 

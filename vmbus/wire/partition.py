@@ -48,6 +48,11 @@ class PartitionFeatures(OpenFlags):
     """What the ends can do beyond the basic protocol."""
 
     RECONNECT = 1
+    HOST_PAGES = 2
+
+
+HOST_PAGE_COUNT = 2
+"""So many pages at the end of its memory a guest with HOST_PAGES leaves to the host."""
 
 
 class NoteKind(OpenEnum):
