@@ -79,8 +79,9 @@ def guest_of() -> Iterator[Callable[[Watched], Guest]]:
         guest = Guest(connect(watched.address), drivers=(StorageDriver, NetworkDriver))
         guests.append(guest)
         guest.boot()
-        for driver in guest.drivers:
-            guest.bus.wait(driver.ready)
+        for kind in (StorageDriver, NetworkDriver):
+            for number in range(sum(isinstance(driver, kind) for driver in guest.drivers)):
+                guest.bus.wait(guest.driver(kind, number).ready)
         return guest
 
     yield boot

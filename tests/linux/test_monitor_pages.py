@@ -1,0 +1,64 @@
+"""Linux signals through monitor pages: its disk, its card and a user-space driver work without a hypercall."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vmbus.devices.catalog import make_devices
+from vmbus.devices.echo import ECHO_INTERFACE
+from vmbus.host.monitor import PageMonitor
+from vmbus.linux.launch import ExitStatus, LinuxGuest
+from vmbus.testing.hosts import RunningHost
+from vmbus.testing.linux import StartGuest
+
+pytestmark = pytest.mark.linux
+
+StartHost = Callable[..., RunningHost]
+LATENCY = 1000
+"""100 microseconds, in units of 100 ns."""
+
+
+def monitor_of(host: RunningHost, guest: LinuxGuest) -> PageMonitor:
+    """The page monitor of a guest that has booted; its counters stay when the guest is gone."""
+    guest.wait_for_line("booted", 20)
+    assert host.host.partition is not None
+    return host.host.partition.monitor
+
+
+def test_disk_and_card_work_through_monitor_pages(
+    running_host: StartHost, linux_guest: StartGuest, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(64 << 20))
+    host = running_host(make_devices(disks=[str(disk)], nics=["embedded"], monitor_latency=LATENCY))
+    monitored = "/sys/bus/vmbus/devices/*/client_monitor_latency"
+    guest = linux_guest(
+        host.address,
+        [
+            "wait-path /dev/sda 10",
+            "say booted",
+            "ifup eth0 10.7.0.2/24",
+            f"sh [ $(cat {monitored} | grep -c ^{LATENCY}$) = 2 ]",
+            "background disk-load /dev/sda 3 2 1 16M",
+            "ping 10.7.0.1 100 1400 5",
+            "stream-echo tcp:10.7.0.1:7 16M 7",
+            "wait",
+        ],
+    )
+    monitor = monitor_of(host, guest)
+    assert guest.wait(60) == ExitStatus.DONE
+    assert monitor.signals_to_host > 100 and monitor.signals_to_guest > 100
+
+
+def test_a_driver_in_user_space_exchanges_packets_through_the_monitor_page(
+    running_host: StartHost, linux_guest: StartGuest
+) -> None:
+    host = running_host(make_devices(others=["echo"], monitor_latency=LATENCY))
+    script = [f"adopt uio_hv_generic {ECHO_INTERFACE}", "wait-path /dev/uio0 10", "say booted"]
+    guest = linux_guest(host.address, [*script, "uio-echo /dev/uio0 500 200 1"])
+    monitor = monitor_of(host, guest)
+    assert guest.wait(60) == ExitStatus.DONE
+    assert monitor.signals_to_host >= 500
