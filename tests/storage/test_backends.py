@@ -68,6 +68,15 @@ def make_file(tmp_path: Path, servers: ExitStack) -> Backend:
     return open_backend(str(raw_file(tmp_path)))
 
 
+def make_block_device(tmp_path: Path, servers: ExitStack) -> Backend:
+    attached = subprocess.run(["losetup", "-f", "--show", str(raw_file(tmp_path))], capture_output=True, text=True)
+    if attached.returncode:
+        pytest.skip(f"no loop device here: {attached.stderr.strip()}")
+    device = attached.stdout.strip()
+    servers.callback(subprocess.run, ["losetup", "-d", device])
+    return open_backend(device)
+
+
 def make_overlay(tmp_path: Path, servers: ExitStack) -> Backend:
     return open_backend(f"overlay:{raw_file(tmp_path)}")
 
@@ -113,7 +122,7 @@ def make_vhdx(tmp_path: Path, servers: ExitStack) -> Backend:
 
 
 MAKERS = [
-    make_memory, make_file, make_overlay, make_kept_overlay, make_powercut, make_faulty,
+    make_memory, make_file, make_block_device, make_overlay, make_kept_overlay, make_powercut, make_faulty,
     *(pytest.param(one, marks=needs_qemu) for one in (make_qemu_nbd, make_qemu_nbd_tcp, make_qcow2, make_vhdx)),
     pytest.param(make_nbdkit, marks=needs_nbdkit),
 ]  # fmt: skip

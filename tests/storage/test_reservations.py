@@ -187,3 +187,66 @@ def test_the_old_reserve_locks_others_out_until_release(nodes: tuple[Node, Node,
     assert b.can() == (False, False)
     a.run(Reserve6(opcode=Opcode.RELEASE_6))
     assert b.can() == (True, True)
+
+
+def test_moving_a_registration_and_unknown_actions_are_refused(nodes: tuple[Node, Node, Node]) -> None:
+    a = nodes[0]
+    a.register()
+    for action in (ReserveOut.REGISTER_AND_MOVE, ReserveOut.REPLACE_LOST_RESERVATION, ReserveOut(17)):
+        assert a.out(action).sense == (SenseKey.ILLEGAL_REQUEST, AdditionalSense.INVALID_FIELD_IN_CDB)
+
+
+@pytest.mark.parametrize("kind", [0, 2, 4, 9, 15])
+def test_a_reservation_of_no_known_type_is_refused(nodes: tuple[Node, Node, Node], kind: int) -> None:
+    a = nodes[0]
+    a.register()
+    for action in (ReserveOut.RESERVE, ReserveOut.PREEMPT):
+        assert a.out(action, kind, action_key=1).sense[1] == AdditionalSense.INVALID_FIELD_IN_CDB
+
+
+def test_reserving_again_is_fine_for_the_holder_alone_and_with_the_same_type(nodes: tuple[Node, Node, Node]) -> None:
+    a, b, _ = nodes
+    a.register()
+    b.register()
+    assert a.out(ReserveOut.RESERVE, 1).status == GOOD
+    assert a.out(ReserveOut.RESERVE, 1).status == GOOD
+    assert a.out(ReserveOut.RESERVE, 3).status == CONFLICT
+    assert b.out(ReserveOut.RESERVE, 1).status == CONFLICT
+    assert b.out(ReserveOut.RELEASE, 1).status == GOOD  # which releases nothing
+    assert b.can() == (True, False)
+
+
+def test_preempting_nobody_is_a_conflict_and_key_zero_a_wrong_parameter(nodes: tuple[Node, Node, Node]) -> None:
+    a = nodes[0]
+    a.register()
+    assert a.out(ReserveOut.PREEMPT, 1, action_key=0x77).status == CONFLICT
+    assert a.out(ReserveOut.PREEMPT, 1).sense[1] == AdditionalSense.INVALID_FIELD_IN_PARAMETER_LIST
+
+
+def test_preempting_all_registrants_with_key_zero_takes_everything(nodes: tuple[Node, Node, Node]) -> None:
+    a, b, c = nodes
+    for node in nodes:
+        node.register()
+    a.out(ReserveOut.RESERVE, 8)
+    assert b.out(ReserveOut.PREEMPT_AND_ABORT, 3).status == GOOD
+    for loser in (a, c):
+        assert loser.run(TestUnitReady(opcode=0)).sense[1] == AdditionalSense.REGISTRATIONS_PREEMPTED
+        assert loser.can() == (False, False)
+    assert b.can() == (True, True)
+
+
+def test_registrations_are_bounded(nodes: tuple[Node, Node, Node]) -> None:
+    unit = nodes[0].unit
+    assert isinstance(unit, ScsiDisk)
+    outcomes = [Node(unit, f"n{number}", number + 1).register() for number in range(65)]
+    assert [one.status for one in outcomes[:64]] == [GOOD] * 64
+    assert outcomes[64].sense[1] == AdditionalSense.INSUFFICIENT_REGISTRATION_RESOURCES
+
+
+def test_the_old_reserve_and_persistent_reservations_exclude_each_other(nodes: tuple[Node, Node, Node]) -> None:
+    a, b, _ = nodes
+    a.run(Reserve6(opcode=Opcode.RESERVE_6))
+    assert a.register().status == CONFLICT
+    a.run(Reserve6(opcode=Opcode.RELEASE_6))
+    a.register()
+    assert b.run(Reserve6(opcode=Opcode.RESERVE_6)).status == CONFLICT

@@ -84,6 +84,11 @@ def write_and_verify(unit: ScsiDisk, task: Task) -> Result | None:
     return unit.write(task, *span(task.cdb), durable=True)
 
 
+def miscompare(position: int) -> CheckCondition:
+    """The medium and the guest's data differ, first at that byte."""
+    return CheckCondition(SenseKey.MISCOMPARE, AdditionalSense.MISCOMPARE_DURING_VERIFY, information=position)
+
+
 def verify(unit: ScsiDisk, task: Task) -> Result | None:
     """VERIFY (10), (12), (16): read the blocks, and compare them with the guest's data when asked to."""
     backend = unit.check_ready()
@@ -129,7 +134,7 @@ def verify(unit: ScsiDisk, task: Task) -> Result | None:
 
 
 def compare_and_write(unit: ScsiDisk, task: Task) -> Result | None:
-    """COMPARE AND WRITE: one atomic step, because a unit's commands and workers take turns on its lock."""
+    """COMPARE AND WRITE: one step among its kind, and among all writes where writes are done in the loop."""
     backend = unit.check_writable()
     _check_flags(task.cdb)
     lba, blocks = int.from_bytes(task.cdb[2:10], "big"), task.cdb[13]
@@ -146,16 +151,21 @@ def compare_and_write(unit: ScsiDisk, task: Task) -> Result | None:
 
     def work() -> int:
         found = bytearray(size)
-        backend.read_into([memoryview(found)], offset)
-        if found != data[:size]:
-            return next(index for index in range(size) if found[index] != data[index])
-        backend.write_from([memoryview(data)[size:]], offset)
+        with unit.comparing:
+            backend.read_into([memoryview(found)], offset)
+            if found != data[:size]:
+                return next(index for index in range(size) if found[index] != data[index])
+            backend.write_from([memoryview(data)[size:]], offset)
         return -1
 
-    outcome = work()  # at most a few blocks: short enough for the loop, and nothing can come in between
-    if outcome >= 0:
-        raise CheckCondition(SenseKey.MISCOMPARE, AdditionalSense.MISCOMPARE_DURING_VERIFY, information=outcome)
-    return Result(transferred=2 * size)
+    def done(difference: int) -> Result:
+        if difference >= 0:
+            raise miscompare(difference)
+        return Result(transferred=2 * size)
+
+    if backend.quick_writes:
+        return done(work())
+    return unit.run(task, work, done, size=2 * size)
 
 
 def synchronize_cache(unit: ScsiDisk, task: Task) -> Result | None:

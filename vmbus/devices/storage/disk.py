@@ -5,6 +5,7 @@ Sources: openvmm ``scsidisk/src/lib.rs`` and ``inquiry.rs``; Linux 6.12 ``driver
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 from uuid import UUID
@@ -69,6 +70,8 @@ class ScsiDisk(MediaUnit):
         super().__init__(identity, sector)
         self.physical_exponent = (physical // sector).bit_length() - 1
         self.write_cache = True
+        self.comparing = threading.Lock()
+        """Held by COMPARE AND WRITE, so that two of them never mix."""
         self.set_medium(backend)
         backend.on_resize = self._on_resize
 
