@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,25 @@ def test_a_kernel_that_cannot_be_built_skips_a_test_but_fails_it_in_ci(monkeypat
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="CI needs the Linux guest"):
         kernel_or_skip("/no/such/tree")
+
+
+def test_a_disk_image_boots_on_a_host_of_its_own(
+    linux_kernel: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    for directory in "bin", "sbin", "proc", "dev":
+        (root / directory).mkdir(parents=True)
+    shutil.copy(shutil.which("busybox") or "", root / "bin/busybox")
+    init = root / "sbin/init"
+    init.write_text(
+        "#!/bin/busybox sh\n/bin/busybox mount -t proc proc /proc\n/bin/busybox mount\n"
+        "/bin/busybox echo 5 > /proc/exitcode\n/bin/busybox poweroff -f\n"
+    )
+    init.chmod(0o755)
+    image = tmp_path / "root.img"
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(image), "32M"], check=True, capture_output=True)
+    version = "6.12" if "6.12" in linux_kernel.name else "6.1"
+    arguments = ["guest", "run", "--root", str(image), "--kernel", version, "--timeout", "60", "--append", "quiet"]
+    assert main([*arguments, "--console", str(tmp_path / "console")]) == 5
+    assert "/dev/root on / type ext4 (rw" in (tmp_path / "console").read_text()
+    assert capfd.readouterr().out == "", "the host for one image says nothing"

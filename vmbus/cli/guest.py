@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Iterator
@@ -46,7 +48,7 @@ def build(kernel: Kernel = DEFAULT_VERSION, debug: Debug = False, jobs: Jobs = N
 
 @app.command()
 def run(
-    host: Annotated[str, typer.Argument(metavar="unix:PATH", help="Where the host listens.")],
+    host: Annotated[str, typer.Argument(metavar="[unix:PATH]", help="Where the host listens.")] = "",
     kernel: Kernel = DEFAULT_VERSION,
     debug: Debug = False,
     memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="The guest's memory.")] = "256M",
@@ -56,6 +58,10 @@ def run(
     initramfs: Annotated[
         Path | None,
         typer.Option("--initramfs", metavar="DIR", file_okay=False, exists=True, help="Boot this directory's /init."),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="IMAGE", exists=True, help="Boot this disk image, on a host of its own."),
     ] = None,
     script: Annotated[
         Path | None,
@@ -84,26 +90,49 @@ def run(
     """Boot the Linux guest against a listening host; its exit status is ours.
 
     Without --script, --command or --initramfs there is a shell on the console. docs/linux-guest.md lists the commands.
+    With --root a host is started for the guest, with the image as its disk and a network card.
     """
+    if bool(host) == (root is not None):
+        raise typer.BadParameter("give the address of a host, unix:PATH, or --root IMAGE, and not both")
     if python:
         from vmbus.guest import program
 
         raise typer.Exit(program.run(host, seconds=float("inf") if timeout is None else timeout, pause=pause))
     variant = Variant.DEBUG if debug else Variant.GDB if gdb else Variant.PLAIN
     commands = _commands(script, command)
-    options = GuestOptions(
-        host,
-        _kernel(kernel, variant, None),
-        memory=memory,
-        append=append or [],
-        script=commands,
-        initramfs=initramfs,
-        reconnect=reconnect,
-        has_input=gdb or (commands is None and sys.stdin.isatty()),
-    )
-    if gdb:
-        raise typer.Exit(run_under_gdb(options))
-    raise typer.Exit(_run(options, console, timeout))
+    binary = _kernel(kernel, variant, None)
+    with _host_for(root) if root is not None else contextlib.nullcontext(host) as address:
+        options = GuestOptions(
+            address,
+            binary,
+            memory=memory,
+            append=append or [],
+            script=commands,
+            initramfs=initramfs,
+            root="/dev/sda" if root is not None else None,
+            reconnect=reconnect,
+            has_input=gdb or (commands is None and sys.stdin.isatty()),
+        )
+        status = run_under_gdb(options) if gdb else _run(options, console, timeout)
+    raise typer.Exit(status)
+
+
+@contextlib.contextmanager
+def _host_for(image: Path) -> Iterator[str]:
+    """A host in a process of its own that serves ``image``, for as long as the context lasts; its address."""
+    with tempfile.TemporaryDirectory(prefix="vmbus-host-") as directory:
+        address = f"unix:{directory}/socket"
+        command = [sys.executable, "-m", "vmbus", "host", address, "--scsi", str(image.resolve()), "--nic", "embedded"]
+        nothing = subprocess.DEVNULL
+        with subprocess.Popen(command, stdin=nothing, stdout=nothing, start_new_session=True) as process:
+            try:
+                while not Path(directory, "socket").exists():
+                    if process.poll() is not None:
+                        raise GuestNotStarted(f"the host for {image} did not start")
+                    time.sleep(0.02)
+                yield address
+            finally:
+                process.terminate()
 
 
 def _commands(script: Path | None, commands: list[str] | None) -> list[str] | None:
