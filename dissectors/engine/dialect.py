@@ -36,6 +36,8 @@ class Dialect:
     name = "ring"
     answers_with_external = True
     """Whether external data may go the other way than the packet that points at it (a read)."""
+    unobserved: frozenset[int] = frozenset()
+    """First words of external data that ``observe`` has no use for: most of it, which then need not be decoded."""
 
     def __init__(self, channel: ChannelLife | None = None) -> None:
         self.channel = channel

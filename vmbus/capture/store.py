@@ -101,10 +101,11 @@ class CaptureStore:
 
     # Reading
 
-    def update(self, *, final: bool = False) -> int:
+    def update(self, *, final: bool = False, at_most: int | None = None) -> int:
         """Index what is new, and return how many records that is; does not block.
 
         The last block may not be whole yet and then waits. With ``final`` no more comes, and what is left is damage.
+        ``at_most`` bytes are indexed if it is given, so that a caller can show what is there already.
         Raises :class:`NotACapture` when there is no block in the capture, once that is certain.
         """
         before = len(self.columns)
@@ -112,8 +113,10 @@ class CaptureStore:
             self._spool(final)
         size = os.fstat(self._fd).st_size
         if size > self.size:
-            self._map = mmap.mmap(self._fd, size, access=mmap.ACCESS_READ)
-            self._index(size, final)
+            if self._map is None or size != len(self._map):
+                self._map = mmap.mmap(self._fd, size, access=mmap.ACCESS_READ)
+            end = size if at_most is None else min(size, self.size + at_most)
+            self._index(end, final and end == size)
         if final and not self._sections and not len(self.columns) and not self.size:
             raise NotACapture(f"{self.name} is not a pcapng capture: it is empty")
         return len(self.columns) - before

@@ -49,6 +49,7 @@ class Network(Dialect):
 
     name = "nvsp"
     answers_with_external = False
+    unobserved = frozenset({int(RndisMessageType.PACKET)})
 
     def __init__(self, channel: ChannelLife | None = None) -> None:
         super().__init__(channel)
