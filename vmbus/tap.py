@@ -36,6 +36,12 @@ class Tap(Protocol):
         What does not apply to the direction is 0. ``payload`` is the message without its 16-byte header.
         """
 
+    def in_force(self, direction: Direction, payload: Bytes) -> None:
+        """A control message that crossed before anybody listened, and that still holds: part of a state.
+
+        A runtime that takes up a connection from an earlier process tells its tap all of them before anything else.
+        """
+
     def signal(self, direction: Direction, channel_id: int, connection_id: int, flag: int) -> None:
         """An event: signalled by the guest on ``connection_id``, or an event flag set for the guest."""
 
@@ -52,8 +58,7 @@ class Tap(Protocol):
         """Packets that follow each other in a ring, taken out or put in at one go.
 
         ``offset`` is where the first one starts. The indices are the ring's as its control page had them then: before a
-        batch is taken out, after one is put in. Of each packet, the five values that both kinds of tuple begin with
-        are used.
+        batch is taken out, after one is put in.
         """
 
     def external(
@@ -87,6 +92,9 @@ class NullTap:
     def message(
         self, direction: Direction, vp: int, sint: int, connection_id: int, message_type: int, payload: Bytes
     ) -> None:
+        pass
+
+    def in_force(self, direction: Direction, payload: Bytes) -> None:
         pass
 
     def signal(self, direction: Direction, channel_id: int, connection_id: int, flag: int) -> None:
@@ -137,6 +145,10 @@ class TeeTap:
     ) -> None:
         for tap in self._taps:
             tap.message(direction, vp, sint, connection_id, message_type, payload)
+
+    def in_force(self, direction: Direction, payload: Bytes) -> None:
+        for tap in self._taps:
+            tap.in_force(direction, payload)
 
     def signal(self, direction: Direction, channel_id: int, connection_id: int, flag: int) -> None:
         for tap in self._taps:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from io import BytesIO
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vmbus.capture import blocks, encode
 from vmbus.capture.reader import Record, read_records
+from vmbus.ring import IncomingRing, OutgoingRing, RingMemory
 from vmbus.wire.capture import (
     HEADER_SIZE,
     RECORD_FORMATS,
@@ -94,3 +96,14 @@ def test_signals_registers_and_notes_are_what_their_formats_say() -> None:
     note = the_record(encode.note(1, NoteKind.KERNEL_LOG, "hv_vmbus: registered \udc80", lost=3))
     assert note.header == NoteRecord(kind=6, note_kind=NoteKind.KERNEL_LOG)
     assert (note.body, note.dropped) == (b"hv_vmbus: registered \\udc80", 3)
+
+
+@pytest.mark.parametrize("pure", [True, False])
+def test_packets_as_either_ring_hands_them_over_make_the_same_record(pure: bool) -> None:
+    ring = RingMemory.private(4096)
+    outgoing, incoming = OutgoingRing(ring, pure=pure), IncomingRing(ring, pure=pure)
+    sent = [(6, 1, 7, b"", b"12345"), (9, 1, 8, bytes(16), b"payload!")]
+    outgoing.write_batch(sent)
+    outgoing.commit()
+    as_sent = encode.packets(1, 1, 0, sent, 0, 0, 0, 4096)
+    assert encode.packets(1, 1, 0, incoming.read_batch(), 0, 0, 0, 4096) == as_sent

@@ -18,7 +18,7 @@ from uuid import UUID
 import pytest
 
 from vmbus.capture.reader import Record, read_records
-from vmbus.capture.recorder import Recorder, RecordingFailed, RecordingPlan, SnapshotMessage
+from vmbus.capture.recorder import Recorder, RecordingFailed, RecordingPlan
 from vmbus.tap import Direction, NoteKind
 from vmbus.wire.capture import PacketRecord, RecordKind
 from vmbus.wire.control_values import MessageType
@@ -177,8 +177,8 @@ def test_a_host_that_is_already_connected_tells_its_state(
         MessageType.OFFER_CHANNEL,
         OfferChannel(interface_id=SCSI, instance_id=SCSI, channel_id=7, connection_id=7),
     )
-    told = [SnapshotMessage(direction=Direction.HOST_TO_GUEST, payload=offer)]
-    with Recorder(RecordingPlan(file=str(tmp_path / "late.pcapng")), lambda: told) as recorder:
+    with Recorder(RecordingPlan(file=str(tmp_path / "late.pcapng"))) as recorder:
+        recorder.tap.in_force(Direction.HOST_TO_GUEST, offer)
         conversation["exchange"](recorder.tap)
     found = records(tmp_path / "late.pcapng")
     assert (found[0].is_snapshot, found[0].body) == (True, offer)

@@ -109,7 +109,12 @@ def packets(
     pack = _PACKET.pack
     parts: list[Bytes] = []
     for item in batch:
-        packet_type, packet_flags, transaction_id, extension, payload = item[:5]
+        if type(item) is tuple:
+            packet_type, packet_flags, transaction_id, extension, payload = item
+        else:
+            # The extension module's packets have the names and are no tuples.
+            packet_type, packet_flags, transaction_id = item.packet_type, item.flags, item.transaction_id
+            extension, payload = item.extension, item.payload
         data_offset = _DESCRIPTOR_SIZE + len(extension)
         size = data_offset + len(payload)
         length = (size + 7) & ~7

@@ -18,7 +18,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ from vmbus.errors import VmbusError
 from vmbus.ring.packet import OutgoingPacket, RingPacket
 from vmbus.tap import Bytes, Direction, NoteKind
 from vmbus.wire.capture import RecordFlags
+from vmbus.wire.control_values import MESSAGE_CONNECTION_ID, SYNIC_MESSAGE_TYPE, VMBUS_SINT
 
 DEFAULT_SNAP_LENGTH = 256
 """Bytes of external data that a record holds: captures contain people's disk and network data."""
@@ -58,36 +59,28 @@ class RecordingPlan:
     queue_size: int = DEFAULT_SIZE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotMessage:
-    """A control message that is still in force, told by a host that was already connected when the recording began."""
-
-    direction: Direction
-    payload: bytes
-    connection_id: int = 0
-    sint: int = 0
-
-
 _TIME = struct.Struct("<II")
-
-SnapshotProvider = Callable[[], Iterable[SnapshotMessage]]
 
 
 class RecorderTap:
     """The tap (``vmbus.tap.Tap``) that puts records into the queue of a recorder."""
 
-    def __init__(self, producer: Producer, snap_length: int, snapshot: SnapshotProvider | None = None) -> None:
+    def __init__(self, producer: Producer, snap_length: int) -> None:
         self.snap_length = snap_length
         self._producer = producer
-        self._snapshot = snapshot
         self._lost = 0
-        self._state_is_lost = snapshot is not None
 
     def message(
         self, direction: Direction, vp: int, sint: int, connection_id: int, message_type: int, payload: Bytes
     ) -> None:
+        self._put_control(encode.message(time.time_ns(), direction, vp, sint, connection_id, message_type, payload))
+
+    def in_force(self, direction: Direction, payload: Bytes) -> None:
+        sint, connection_id = (0, MESSAGE_CONNECTION_ID) if direction == Direction.GUEST_TO_HOST else (VMBUS_SINT, 0)
         self._put_control(
-            encode.message(time.time_ns(), direction, vp, sint, connection_id, message_type, payload), is_state=True
+            encode.message(
+                time.time_ns(), direction, 0, sint, connection_id, SYNIC_MESSAGE_TYPE, payload, RecordFlags.SNAPSHOT
+            )
         )
 
     def signal(self, direction: Direction, channel_id: int, connection_id: int, flag: int) -> None:
@@ -128,49 +121,38 @@ class RecorderTap:
         self._put_control(encode.note(time.time_ns(), kind, text))
 
     def _put(self, blocks: bytes, records: int) -> None:
-        """Put blocks; before the first of them after a loss, whatever has to be made good."""
-        ready = not (self._lost or self._state_is_lost) or self._make_good(blocks)
+        """Put blocks; before the first of them after a loss, a note that says how many are missing."""
+        ready = not self._lost or self._tell_loss(blocks)
         if not (ready and self._producer.put(blocks, records)):
             self._lose(records)
 
-    def _put_control(self, block: bytes, *, is_state: bool = False) -> None:
+    def _put_control(self, block: bytes) -> None:
         """Put a block of the control plane, for which some room is kept."""
-        ready = not (self._lost or self._state_is_lost) or self._make_good(block)
+        ready = not self._lost or self._tell_loss(block)
         if not (ready and self._producer.put(block, 1, reserve=False)):
             self._lose(1)
-            self._state_is_lost = self._state_is_lost or (is_state and self._snapshot is not None)
 
     def _lose(self, records: int) -> None:
         self._lost += records
         self._producer.lose(records)
 
-    def _make_good(self, following: bytes) -> bool:
-        """Say how many records were lost, and repeat the state if some of it was among them."""
-        if self._lost and not self._producer.has_room(self._producer.size // 2):
+    def _tell_loss(self, following: bytes) -> bool:
+        """Say how many records were lost before ``following``; False while the queue is still too full for it."""
+        if not self._producer.has_room(self._producer.size // 2):
             return False  # one long gap is easier to understand than a thousand short ones
         high, low = _TIME.unpack_from(following, 12)
-        now = high << 32 | low
-        parts: list[bytes] = []
-        if self._lost:
-            text = f"{self._lost} records were dropped: the queue to the capture writer was full"
-            parts.append(encode.note(now, NoteKind.PROBLEM, text, self._lost))
-        if self._state_is_lost and self._snapshot is not None:
-            flags = int(RecordFlags.SNAPSHOT)
-            parts += [
-                encode.message(now, told.direction, 0, told.sint, told.connection_id, 1, told.payload, flags)
-                for told in self._snapshot()
-            ]
-        if parts and not self._producer.put(b"".join(parts), len(parts), reserve=False):
+        text = f"{self._lost} records were dropped: the queue to the capture writer was full"
+        block = encode.note(high << 32 | low, NoteKind.PROBLEM, text, self._lost)
+        if not self._producer.put(block, 1, reserve=False):
             return False
         self._lost = 0
-        self._state_is_lost = False
         return True
 
 
 class Recorder:
     """A recording under way: ``tap`` is its input. Close it, or let the process die: what was recorded is written."""
 
-    def __init__(self, plan: RecordingPlan, snapshot: SnapshotProvider | None = None) -> None:
+    def __init__(self, plan: RecordingPlan) -> None:
         """Start the writer process and wait until its files are open; :class:`RecordingFailed` if they cannot be."""
         self.plan = plan
         self._memory = QueueMemory.create(plan.queue_size)
@@ -182,7 +164,7 @@ class Recorder:
         finally:
             theirs.close()
         self._producer = Producer(self._memory, self._doorbell)
-        self.tap = RecorderTap(self._producer, plan.snap_length, snapshot)
+        self.tap = RecorderTap(self._producer, plan.snap_length)
         self._closed = False
         try:
             self._expect("ready", 30.0)

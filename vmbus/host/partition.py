@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from vmbus.capture.in_force import messages_in_force
 from vmbus.channel import Channel, ChannelIdentity
 from vmbus.control import host_events as events
 from vmbus.control.offers import OfferTraits as ControlTraits
@@ -134,6 +135,9 @@ class HostPartition:
             self._take_overs = servicing.resume(self)
         except VmbusError as error:
             raise HelloRefused(FrameStatus.UNKNOWN_GUEST, f"the guest's state cannot be taken up: {error}") from None
+        if self.host.tap is not None:
+            for direction, payload in messages_in_force(self.control):
+                self.host.tap.in_force(direction, payload)
         for vp in self.vps:
             vp.interrupt()
         self.host.note(f"going on with {len(self.channels)} open channels, {len(self._take_overs)} taken over")
