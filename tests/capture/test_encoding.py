@@ -102,7 +102,7 @@ def test_signals_registers_and_notes_are_what_their_formats_say() -> None:
 def test_packets_as_either_ring_hands_them_over_make_the_same_record(pure: bool) -> None:
     ring = RingMemory.private(4096)
     outgoing, incoming = OutgoingRing(ring, pure=pure), IncomingRing(ring, pure=pure)
-    sent = [(6, 1, 7, b"", b"12345"), (9, 1, 8, bytes(16), b"payload!")]
+    sent = [(6, 1, 7, b"", b"12345"), (9, 1, 8, bytes(4) + b"\1" + bytes(11), b"payload!")]
     outgoing.write_batch(sent)
     outgoing.commit()
     as_sent = encode.packets(1, 1, 0, sent, 0, 0, 0, 4096)

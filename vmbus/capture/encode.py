@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import cast
 
 from vmbus.capture.blocks import ENHANCED_PACKET, EPB_DROPCOUNT, EPB_FLAGS
 from vmbus.ring.packet import OutgoingPacket, RingPacket
@@ -32,6 +34,8 @@ _DESCRIPTOR_SIZE = 16
 _FOOTER_SIZE = 8
 _OVERHEAD = 28 + HEADER_SIZE + _TAIL.size
 """Bytes of a block around a body."""
+
+_PLAIN = attrgetter("packet_type", "flags", "transaction_id", "extension", "payload")
 
 _PADDING = tuple(bytes(length) for length in range(8))
 
@@ -108,13 +112,10 @@ def packets(
     )  # fmt: skip
     pack = _PACKET.pack
     parts: list[Bytes] = []
-    for item in batch:
-        if type(item) is tuple:
-            packet_type, packet_flags, transaction_id, extension, payload = item
-        else:
-            # The extension module's packets have the names and are no tuples.
-            packet_type, packet_flags, transaction_id = item.packet_type, item.flags, item.transaction_id
-            extension, payload = item.extension, item.payload
+    # Packets that were received have names, and those of the extension module are no tuples.
+    are_plain = len(batch) > 0 and type(batch[0]) is tuple
+    plain = cast("Sequence[OutgoingPacket]", batch) if are_plain else map(_PLAIN, batch)
+    for packet_type, packet_flags, transaction_id, extension, payload in plain:
         data_offset = _DESCRIPTOR_SIZE + len(extension)
         size = data_offset + len(payload)
         length = (size + 7) & ~7
