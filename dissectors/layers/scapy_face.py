@@ -18,6 +18,7 @@ from scapy.fields import (
     FlagsField,
     LEThreeBytesField,
     PacketField,
+    PacketLenField,
     PacketListField,
     StrField,
     StrFixedLenField,
@@ -34,6 +35,7 @@ from scapy.packet import Packet, Padding
 from dissectors.layers.fields import BodyField, GroupBitsEnumField, GroupBitsField, PacketClass
 from vmbus.wire.enums import OpenFlags
 from vmbus.wire.expression import reader
+from vmbus.wire.rndis import RndisPacket, RndisReceivedPacket
 from vmbus.wire.schema import NIL_GUID, Field, Format, FormatMeta, Kind, Values
 from vmbus.wire.tail import choose
 
@@ -51,16 +53,10 @@ def scapy_name(name: str) -> str:
 
 @cache
 def layer_of(fmt: type[Format]) -> PacketClass:
-    """The layer of a format; what follows the format is its payload."""
-    return _layer(fmt, fmt.__name__, {})
+    """The layer of a format; what follows the format is its payload, or the outer layer's when it is a field of one."""
 
-
-@cache
-def inner_layer_of(fmt: type[Format]) -> PacketClass:
-    """The same layer for use inside another: it leaves what follows to the outer one."""
-
-    def extract_padding(self: Any, s: bytes) -> tuple[bytes, bytes]:
-        return b"", s
+    def extract_padding(self: Any, s: bytes) -> tuple[bytes, bytes | None]:
+        return (s, None) if self.parent is None else (b"", s)
 
     return _layer(fmt, fmt.__name__, {"extract_padding": extract_padding})
 
@@ -119,9 +115,20 @@ def _fields_desc(fmt: type[Format]) -> list[Any]:
             described.append(FieldLenField(name, None, count_of=scapy_name(counted[field.name]), fmt=_format(field)))
         elif field.kind is Kind.INT and field.default is None and field.values is None and field.name in measured:
             described.append(FieldLenField(name, None, length_of=scapy_name(measured[field.name]), fmt=_format(field)))
+        elif (fmt, field.name) in _embedded():
+            assert field.length is not None
+            described.append(PacketLenField(name, None, _embedded()[fmt, field.name], _computed(field.length)))
         else:
             described.append(_field(field, name))
     return described
+
+
+@cache
+def _embedded() -> dict[tuple[type[Format], str], PacketClass]:
+    """Fields of bytes that are packets of a protocol that scapy knows."""
+    from scapy.layers.l2 import Ether
+
+    return {(RndisPacket, "frame"): Ether, (RndisReceivedPacket, "frame"): Ether}
 
 
 def _format(field: Field) -> str:
@@ -167,7 +174,7 @@ def _field(field: Field, name: str) -> Any:
             return kind(name, field.default or b"", length=field.size)
         case Kind.NESTED:
             assert isinstance(field.element, FormatMeta)
-            inner = inner_layer_of(field.element)
+            inner = layer_of(field.element)
             return PacketField(name, inner(), inner)
         case Kind.ARRAY:
             number = field.number
@@ -190,7 +197,7 @@ def _list(field: Field, name: str, count: Callable[[Any], int] | None) -> Any:
     length = _computed(field.length) if field.length else None
     limits = {"count_from": count, "length_from": length, "max_count": MAX_ITEMS}
     if isinstance(element, FormatMeta):
-        inner = inner_layer_of(element)
+        inner = layer_of(element)
         layers = [inner() for _ in range(field.number)] if field.kind is Kind.ARRAY else []
         return PacketListField(name, layers, inner, **limits)
     assert isinstance(element, Field)
@@ -212,7 +219,7 @@ def _chooser(field: Field) -> Callable[[Any, int], PacketClass | None]:
 
     def chosen(pkt: Any, room: int) -> PacketClass | None:
         found = choose(cases, tag(_Values(pkt)), room)
-        return None if found is None else inner_layer_of(found)
+        return None if found is None else layer_of(found)
 
     return chosen
 
