@@ -36,7 +36,7 @@ from vmbus.ring.packet import (
     OutgoingPacket,
 )
 from vmbus.ring.pair import RingPair
-from vmbus.ring.ranges import build_gpa_direct, build_transfer_pages, parse_gpa_direct
+from vmbus.ring.ranges import build_gpa_direct, build_transfer_pages, gpa_direct_views
 from vmbus.tap import Direction, NoteKind, Tap
 
 MAX_BACKLOG = 4096
@@ -397,10 +397,7 @@ class Channel:
     def _views(self, packet: RingPacket) -> list[memoryview]:
         if packet.packet_type != GPA_DIRECT:
             raise NoSuchRanges(f"channel {self.channel_id}: packet type {packet.packet_type} names no guest pages")
-        segments: list[tuple[int, int]] = []
-        for one in parse_gpa_direct(packet.extension):
-            segments += one.segments()
-        return self.memory.ranges(segments)
+        return gpa_direct_views(self.memory, packet.extension)
 
     def gpadl(self, gpadl_id: int) -> Gpadl:
         """The GPADL of that id, which the guest made on this channel."""

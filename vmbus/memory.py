@@ -204,6 +204,27 @@ class GuestMemory:
             views.append(whole[gpa : gpa + length])
         return views
 
+    def page_views(self, pfns: Sequence[int], offset: int, length: int) -> list[memoryview]:
+        """Return views of ``length`` bytes that start ``offset`` bytes into the first of ``pfns``, page after page.
+
+        Consecutive pages are one view; otherwise each page is its own, which costs less than looking for neighbours.
+        The caller has checked that ``length`` is not 0 and needs exactly these pages.
+        """
+        first, count = pfns[0], len(pfns)
+        if count == 1 or (pfns[-1] - first == count - 1 and pfns == tuple(range(first, first + count))):
+            gpa = (first << PAGE_SHIFT) + offset
+            self._check(gpa, length)
+            return [self._view[gpa : gpa + length]]
+        self.check_pages(pfns)
+        whole = self._view
+        views = [whole[pfn << PAGE_SHIFT : (pfn + 1) << PAGE_SHIFT] for pfn in pfns]
+        end = (offset + length) & (PAGE_SIZE - 1)
+        if end:
+            views[-1] = views[-1][:end]
+        if offset:
+            views[0] = views[0][offset:]
+        return views
+
     def check_pages(self, pfns: Sequence[int]) -> None:
         """Raise :class:`OutsideGuestMemory` unless every page lies in the guest's memory."""
         if pfns:

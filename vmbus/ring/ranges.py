@@ -12,12 +12,17 @@ from struct import Struct
 from typing import NamedTuple
 
 from vmbus.gpadl import GpaRange, build_ranges, parse_ranges
+from vmbus.memory import PAGE_SHIFT, PAGE_SIZE, GuestMemory
 from vmbus.ring.errors import RingError
 from vmbus.wire.ring import GpaDirectHeader, TransferPageHeader, TransferPageRange
 
 _GPA_DIRECT = GpaDirectHeader.STRUCT
 _TRANSFER_PAGES = TransferPageHeader.STRUCT
 _TRANSFER_RANGE = TransferPageRange.STRUCT
+_ONE_RANGE = Struct("<IIII")
+"""A GPA-direct header and the head of its only range: reserved, number of ranges, bytes, offset."""
+_PFNS = [Struct(f"<{pages}Q") for pages in range(514)]
+"""Up to 2 MiB with an offset; as many pieces as ``preadv`` takes at once are more than that."""
 
 
 class InvalidTransferPageRange(RingError):
@@ -35,6 +40,23 @@ def parse_gpa_direct(extension: bytes) -> list[GpaRange]:
     """Read the page ranges of a GPA-direct packet; :class:`vmbus.gpadl.GpadlError` says what is wrong with them."""
     _, count = _GPA_DIRECT.unpack_from(extension)
     return parse_ranges(extension, count, _GPA_DIRECT.size)[0]
+
+
+def gpa_direct_views(memory: GuestMemory, extension: bytes) -> list[memoryview]:
+    """The guest's pages that a GPA-direct packet names, in order, as one buffer; errors as :func:`parse_gpa_direct`.
+
+    Nearly every packet has one range of a few pages, and that is resolved without anything in between.
+    """
+    _, count = _GPA_DIRECT.unpack_from(extension)
+    if count == 1 and len(extension) >= _ONE_RANGE.size:
+        _, _, length, offset = _ONE_RANGE.unpack_from(extension)
+        pages = (offset + length + PAGE_SIZE - 1) >> PAGE_SHIFT
+        if length and offset < PAGE_SIZE and pages < len(_PFNS) and _ONE_RANGE.size + 8 * pages <= len(extension):
+            return memory.page_views(_PFNS[pages].unpack_from(extension, _ONE_RANGE.size), offset, length)
+    segments: list[tuple[int, int]] = []
+    for one in parse_gpa_direct(extension):
+        segments += one.segments()
+    return memory.ranges(segments)
 
 
 def build_gpa_direct(ranges: Iterable[GpaRange]) -> bytes:
