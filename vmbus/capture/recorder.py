@@ -84,7 +84,7 @@ class RecorderTap:
         )
 
     def signal(self, direction: Direction, channel_id: int, connection_id: int, flag: int) -> None:
-        self._put(encode.signal(time.time_ns(), direction, channel_id, connection_id, flag), 1)
+        self._put(encode.quick_signal(time.time_ns(), direction, channel_id, connection_id, flag), 1)
 
     def packets(
         self,
@@ -97,7 +97,7 @@ class RecorderTap:
         ring_size: int,
     ) -> None:
         self._put(
-            encode.packets(
+            encode.quick_packets(
                 time.time_ns(), direction, channel_id, batch, offset, read_index, write_index, ring_size
             ),
             len(batch),
@@ -112,7 +112,9 @@ class RecorderTap:
         data: Iterable[Bytes],
         offset: int = 0,
     ) -> None:
-        self._put(encode.external(time.time_ns(), direction, channel_id, transaction_id, total_length, offset, data), 1)
+        self._put(
+            encode.quick_external(time.time_ns(), direction, channel_id, transaction_id, total_length, offset, data), 1
+        )
 
     def register(self, vp: int, number: int, value: int) -> None:
         self._put_control(encode.register(time.time_ns(), vp, number, value))
