@@ -1,0 +1,53 @@
+"""The quick way from a GPA-direct packet to views of the guest's pages finds the same bytes as the thorough one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from vmbus.errors import VmbusError
+from vmbus.gpadl import GpaRange
+from vmbus.memory import PAGE_SIZE, GuestMemory
+from vmbus.ring.ranges import build_gpa_direct, gpa_direct_views, parse_gpa_direct
+
+PAGES = 64
+
+
+def both_ways(memory: GuestMemory, extension: bytes) -> list[bytes | str]:
+    """What either way makes of it: the bytes, or the name of the error."""
+
+    def thorough() -> list[memoryview]:
+        return memory.ranges(piece for one in parse_gpa_direct(extension) for piece in one.segments())
+
+    found: list[bytes | str] = []
+    for way in (lambda: gpa_direct_views(memory, extension), thorough):
+        try:
+            found.append(b"".join(way()))
+        except VmbusError as error:
+            found.append(type(error).__name__)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_range_is_the_same_bytes_either_way(seed: int) -> None:
+    chance = random.Random(seed)
+    with GuestMemory.create(PAGES * PAGE_SIZE) as memory:
+        memory.write(0, chance.randbytes(PAGES * PAGE_SIZE))
+        for _ in range(500):
+            count = chance.randrange(1, 9)
+            pfns = [chance.randrange(PAGES + 1) for _ in range(count)]
+            if chance.random() < 0.5:
+                pfns = list(range(pfns[0], pfns[0] + count))
+            offset = chance.choice((0, 0, 8, 511, 4095, 4096, 9999))
+            length = chance.choice((0, 1, 512, 4096 * count - offset, 4096 * count - 1, 4096 * count + 1))
+            extension = build_gpa_direct([GpaRange(max(length, 0), offset, tuple(pfns))])
+            quick, thorough = both_ways(memory, extension[: chance.choice((len(extension), len(extension) - 8, 16))])
+            assert quick == thorough
+
+
+def test_pages_outside_memory_are_refused_wherever_they_stand() -> None:
+    with GuestMemory.create(PAGES * PAGE_SIZE) as memory:
+        for pfns in ((PAGES,), (0, PAGES), (PAGES, 0), (PAGES - 1, PAGES), (1 << 52, 3), ((1 << 64) - 1, 0)):
+            extension = build_gpa_direct([GpaRange(PAGE_SIZE * len(pfns), 0, pfns)])
+            assert both_ways(memory, extension) == ["OutsideGuestMemory"] * 2
