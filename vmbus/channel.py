@@ -84,6 +84,11 @@ class ChannelHandler:
     def on_writable(self) -> None:
         """The ring had no room for all that was sent, and now the backlog is empty again."""
 
+    def on_loans(self, loans: Mapping[int, bytes]) -> None:
+        """The channel was another process's before: what that one lent to the peer by transfer-page packets, and has
+        not back; the packets' ranges (``parse_transfer_pages``) by transaction id.
+        """
+
     def on_close(self) -> None:
         """The channel ends: drop requests in flight, and release every view of the guest's memory."""
 
@@ -154,6 +159,7 @@ class Channel:
         self._outbox: deque[OutgoingPacket] = deque()
         self._flush_is_due = False
         self._in_service = False
+        self._is_paused = False
         self._ring_was_full = False
         self._to_fill: dict[int, list[memoryview]] = {}
 
@@ -327,13 +333,16 @@ class Channel:
         """Handle what is in the incoming ring and send what can be sent; ends with interrupts unmasked."""
         if not self.is_open or self._in_service:
             return
+        if self._is_paused:
+            self.flush()
+            return
         ring = self.incoming
         self._in_service = True
         signal = False
         try:
             ring.mask_interrupts()
             batches = 0
-            while self.is_open:
+            while self.is_open and not self._is_paused:
                 before = ring.position
                 packets = ring.read_batch()
                 if packets:
@@ -366,6 +375,19 @@ class Channel:
                 self.counters.signals_out += 1
                 self._signal_peer()
             self.flush()
+
+    def pause(self) -> None:
+        """Take nothing more out of the ring until :meth:`resume`: the handler has no room for what the peer sends.
+
+        The peer fills its ring and then waits, as it does for any busy receiver.
+        """
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`; harmless if the channel is not paused."""
+        if self._is_paused:
+            self._is_paused = False
+            self.loop.call_soon(self.service)
 
     def data_from_guest(self, packet: RingPacket, *, after: int = 0) -> list[memoryview]:
         """The guest's pages that a GPA-direct packet wants us to read, adjacent ones merged; not copied.
@@ -413,9 +435,19 @@ class Channel:
         """What waits to be put into the ring."""
         return list(self._outbox)
 
-    def take_over(self, unsent: Sequence[OutgoingPacket], owed: Sequence[RingPacket]) -> None:
-        """Send what an earlier process left unsent, then handle again what it had taken and not answered."""
+    def adopt(self, unsent: Sequence[OutgoingPacket], loans: Mapping[int, bytes], to_skip: int) -> None:
+        """Begin with what an earlier process left unsent, what it had lent, and the packets that it had handled, and
+        whose room in the ring it had not given back.
+        """
+        if to_skip:
+            self.incoming.read_batch(to_skip)
+            self.incoming.commit()
         self._outbox.extend(unsent)
+        if loans:
+            self.handler.on_loans(loans)
+
+    def take_over(self, owed: Sequence[RingPacket]) -> None:
+        """Handle again what an earlier process had taken and not answered, and send what waits."""
         self._in_service = True
         try:
             for start in range(0, len(owed), MAX_BATCH):
@@ -486,8 +518,12 @@ class Channel:
         self, direction: Direction, transaction_id: int, views: Sequence[memoryview], offset: int = 0
     ) -> None:
         assert self.tap is not None
-        length = offset + sum(len(view) for view in views)
         left = self.tap.snap_length
+        if len(views) == 1:  # nearly always: the guest's pages lie side by side
+            (view,) = views
+            self.tap.external(self.channel_id, direction, transaction_id, offset + len(view), [view[:left]], offset)
+            return
+        length = offset + sum(len(view) for view in views)
         data: list[memoryview] = []
         for view in views:
             if left <= 0:
