@@ -8,9 +8,11 @@ is opened twice, closed without being open, mapped twice or unmapped without bei
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -31,8 +33,13 @@ from vmbus.wire.control_values import ALL_FEATURES, ALL_VERSIONS, FeatureFlags, 
 
 DEVICES = 3
 CONFIG = ServerConfig(max_gpadl_words=4000)
+SOAK = bool(os.environ.get("VMBUS_SOAK"))
 SETTINGS = settings(
-    max_examples=60, stateful_step_count=80, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=2000 if SOAK else 60,
+    stateful_step_count=150 if SOAK else 80,
+    derandomize=not SOAK,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )
 picks = st.integers(0, 1000)
 few = st.integers(1, 5)
@@ -633,6 +640,7 @@ class HostileHost(RuleBasedStateMachine):
 
 for machine in (LawfulEnds, HostileGuest, HostileHost):
     machine.TestCase.settings = SETTINGS
+    machine.TestCase.pytestmark = pytest.mark.soak
 TestLawfulEnds = LawfulEnds.TestCase
 TestHostileGuest = HostileGuest.TestCase
 TestHostileHost = HostileHost.TestCase

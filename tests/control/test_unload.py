@@ -103,6 +103,11 @@ def test_reset_does_not_wait_for_a_device_that_opens(host, opening):
     (host >> opening(1)).ignore()
     host >> (lambda: host.server.reset()) << ev.ChannelReleased << ev.Disconnected() << ev.ResetFinished()
     host >> (lambda: host.server.open_finished(1)) << ev.StrayReply
+    # Nor if an unload waits for it already.
+    host.connect()
+    (host >> opening(1)).ignore()
+    (host >> control.Unload()).ignore()
+    host >> (lambda: host.server.reset()) << ev.Disconnected() << ev.ResetFinished()
 
 
 def test_reset_forgets_a_description_in_progress_and_its_id_is_free(host):

@@ -188,7 +188,7 @@ HOST_CHANNEL: Table[HostChannel] = {
         Step.OPEN_FAILED: HostChannel.RELEASED,
         Step.RESCIND: HostChannel.GONE,
         Step.DISCONNECT: HostChannel.OPENING_RELEASED,
-        Step.RESET: HostChannel.OPENING_RELEASED,
+        Step.RESET: HostChannel.RELEASED,
     },
     HostChannel.CLOSING_RELEASED: {
         Step.CLOSED: HostChannel.RELEASED,

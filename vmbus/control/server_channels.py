@@ -274,9 +274,9 @@ class ServerChannels(ServerGpadls):
         elif after is HostChannel.OFFERED:
             self._emit(ChannelReleased(channel.channel_id, gone=False))
             self._send_offer(channel)
-        elif before is not after and not before.is_released:
-            if after is HostChannel.RELEASED:
-                channel.request = channel.reopen = channel.reserved = None
+        if after is HostChannel.RELEASED:
+            channel.request = channel.reopen = channel.reserved = None
+        if after.is_released and not before.is_released:
             self._emit(ChannelReleased(channel.channel_id, gone=False))
 
     def _remove(self, channel: Channel) -> None:
