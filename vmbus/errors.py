@@ -9,3 +9,7 @@ from __future__ import annotations
 
 class VmbusError(Exception):
     """Something went wrong that a person can act on; ``str(error)`` is one clear line for that person."""
+
+
+class OptionError(VmbusError):
+    """A value that somebody gave (on a command line, in a file of options) makes no sense: exit status 2."""

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vmbus.errors import VmbusError
+from vmbus.errors import OptionError, VmbusError
 
 GROUP = "vmbus.commands"
 
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         return status if isinstance(status, int) else 0
     except VmbusError as error:
         print(f"vmbus: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, OptionError) else 1
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:

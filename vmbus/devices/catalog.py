@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from vmbus.devices.device import Device, DeviceError
+from vmbus.devices.device import Device, NoSuchDevice
 
 OTHERS: dict[str, str] = {
     "echo": "vmbus.devices.echo:Echo",
@@ -50,7 +50,7 @@ def make_devices(
 def _other(name: str) -> Callable[[], Device]:
     where = OTHERS.get(name)
     if where is None:
-        raise DeviceError(f"there is no device {name!r}; known: {', '.join(sorted(OTHERS))}")
+        raise NoSuchDevice(f"there is no device {name!r}; known: {', '.join(sorted(OTHERS))}")
     module, _, attribute = where.partition(":")
     factory: Callable[[], Device] = getattr(importlib.import_module(module), attribute)
     return factory

@@ -12,10 +12,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import UUID
 
-from vmbus.errors import VmbusError
+from vmbus.errors import OptionError, VmbusError
+from vmbus.wire.schema import NIL_GUID
 
 if TYPE_CHECKING:
     from vmbus.channel import Channel, ChannelHandler
@@ -30,6 +31,10 @@ class DeviceError(VmbusError):
     """A device cannot be made or cannot do what it was told; its text is for the person who configured it."""
 
 
+class NoSuchDevice(DeviceError, OptionError):
+    """No device or backend has the name that was given."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferTraits:
     """What an offer says about its channel besides the two ids (openvmm ``OfferChannel``)."""
@@ -41,6 +46,10 @@ class OfferTraits:
     mmio_megabytes: int = 0
     pipe: str | None = None
     """``"byte"`` or ``"message"`` when the channel is a pipe."""
+    hvsocket: Literal["connects", "accepts"] | None = None
+    """For a socket's channel: whether this host connects to the guest, or accepts the guest's request."""
+    silo_id: UUID = NIL_GUID
+    """Of a socket: the container in the guest that it belongs to."""
     monitor_latency: int | None = None
     """Wanted latency of monitor-page signals, in 100 ns; None when signals are hypercalls."""
 
@@ -103,6 +112,12 @@ class Device(ABC):
         there is a way to, then call ``done``.  The host goes on after a few seconds in any case.
         """
         done()
+
+    def has_settled(self, channel: Channel) -> bool:
+        """Whether the offer may be taken back as far as this channel is concerned: by default, when its rings are
+        empty, because a Linux driver takes nothing out of them after a rescind.
+        """
+        return channel.is_at_rest
 
     def save(self) -> State:
         """The device's own state for another host process, JSON-able; rings and GPADLs are the runtime's."""

@@ -12,11 +12,15 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmbus.errors import VmbusError
+from vmbus.errors import OptionError, VmbusError
 
 
 class AddressError(VmbusError):
     """An address that cannot be parsed, or that nothing can be reached at."""
+
+
+class BadAddress(AddressError, OptionError):
+    """A text that is no address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,11 @@ def parse_address(text: str, schemes: tuple[str, ...] = ("unix", "fd")) -> Addre
     if not colon or "/" in scheme:
         scheme, params = "unix", text
     if scheme not in schemes:
-        raise AddressError(f"{text!r}: unknown scheme {scheme!r}; known: {', '.join(schemes)}")
+        raise BadAddress(f"{text!r}: unknown scheme {scheme!r}; known: {', '.join(schemes)}")
     if not params:
-        raise AddressError(f"{text!r}: nothing after {scheme}:")
+        raise BadAddress(f"{text!r}: nothing after {scheme}:")
     if scheme == "unix" and len(os.fsencode(params)) > 107:
-        raise AddressError(f"{params}: a Unix socket's path has at most 107 bytes, this one {len(os.fsencode(params))}")
+        raise BadAddress(f"{params}: a Unix socket's path has at most 107 bytes, this one {len(os.fsencode(params))}")
     return Address(scheme, params)
 
 

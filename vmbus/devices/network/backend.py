@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from vmbus.devices.device import DeviceError, State
+from vmbus.devices.device import NoSuchDevice, State
 
 if TYPE_CHECKING:
     from vmbus.loop import Loop
@@ -106,5 +106,5 @@ def open_backend(text: str) -> Backend:
     elif found := tuple(entry_points(group="vmbus.network_backends", name=scheme)):
         make = found[0].load()
     else:
-        raise DeviceError(f"no network backend is called {scheme!r}: there are {', '.join(backend_names())}")
+        raise NoSuchDevice(f"no network backend is called {scheme!r}: there are {', '.join(backend_names())}")
     return make(params)

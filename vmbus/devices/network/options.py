@@ -6,12 +6,13 @@ import re
 from dataclasses import dataclass
 
 from vmbus.devices.device import DeviceError
+from vmbus.errors import OptionError
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 MIN_MTU, MAX_MTU, MAX_QUEUES = 576, 9202, 64
 
 
-class BadNicOption(DeviceError):
+class BadNicOption(DeviceError, OptionError):
     """``--nic`` does not say what it should."""
 
 

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vmbus.devices.device import DeviceError
+from vmbus.devices.device import DeviceError, NoSuchDevice
 from vmbus.devices.storage.buffers import Views
 
 _ZEROS = memoryview(bytes(1 << 20))
@@ -122,7 +122,7 @@ def open_backend(text: str, *, read_only: bool = False) -> Backend:
     elif plugins := tuple(entry_points(group="vmbus.storage_backends", name=scheme)):
         opener = plugins[0].load()
     else:
-        raise BackendError(f"no storage backend is called {scheme!r} (in {text!r})")
+        raise NoSuchDevice(f"no storage backend is called {scheme!r} (in {text!r})")
     try:
         return opener(params, read_only)
     except OSError as error:

@@ -18,12 +18,13 @@ from vmbus.devices.storage.disk import ScsiDisk
 from vmbus.devices.storage.dvd import ScsiDvd
 from vmbus.devices.storage.identity import Identity
 from vmbus.devices.storage.media import MediaUnit
+from vmbus.errors import OptionError
 
 _SECTORS = {"512": (512, 512), "4096": (4096, 4096), "512e": (512, 4096)}
 _KEYS = ("lun", "target", "path", "controller", "sector")
 
 
-class BadDiskOption(DeviceError):
+class BadDiskOption(DeviceError, OptionError):
     """A ``--scsi`` option that cannot be understood."""
 
 
