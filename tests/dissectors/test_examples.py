@@ -1,0 +1,69 @@
+"""What docs/ show is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dissectors.filters import Filter
+from dissectors.rules import RULES
+from vmbus.capture.reader import read_records
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
+
+
+def test_the_scapy_examples_run_one_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
+    socket = tmp_path / "host.sock"
+    host = subprocess.Popen(
+        [sys.executable, "-m", "vmbus", "host", f"unix:{socket}", "--scsi", str(tmp_path / "disk.img")]
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not socket.exists():
+            assert host.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        program = "\n".join(blocks("dissectors.md", "python")[2:]).replace("/tmp/host.sock", str(socket))
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    finally:
+        host.send_signal(signal.SIGINT)
+        host.wait(20)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "10.7.0.1" in lines and any(re.fullmatch(r"\d+ of \d+", line) for line in lines) and lines[-1] == "SUCCESS"
+
+
+def test_the_engine_example_decodes_a_capture(capsys: pytest.CaptureFixture[str]) -> None:
+    program = blocks("dissectors.md", "python")[0]
+    capture = ROOT / "captures" / "python-guest" / "capture.pcapng"
+    exec(compile(program.replace("traffic.pcapng", str(capture)), "example", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == len(list(read_records(capture)))
+
+
+def test_every_filter_that_is_shown_compiles() -> None:
+    text = (ROOT / "docs" / "filters.md").read_text() + (ROOT / "docs" / "dissectors.md").read_text()
+    shown = re.findall(r"Filter\('(.*?)'\)", text) + re.findall(r"-Y '([^']*)'", text)
+    assert len(shown) >= 3
+    for expression in shown:
+        if "READ_1'" not in f"{expression}'":
+            Filter(expression.removeprefix("vmbus."))
+
+
+def test_every_rule_is_listed_with_its_words() -> None:
+    text = (ROOT / "docs" / "expert-rules.md").read_text()
+    for rule in RULES.values():
+        assert f"| {rule.id} | {rule.severity.name.lower()} | {rule.title} | {rule.look_at} |" in text
