@@ -2,117 +2,129 @@
 
 from __future__ import annotations
 
+import time
 from typing import ClassVar
 
-from textual import on
+from textual import on, work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
-from textual.timer import Timer
-from textual.widgets import DataTable, Footer, Header, Input, Static, Tree
+from textual.containers import Container
+from textual.widgets import DataTable, Footer, Static, Tree
+from textual.worker import get_current_worker
 
-from dissectors.engine.decoded import Decoded
-from dissectors.engine.session import Session
+from dissectors.engine.archive import ArchiveReader
+from dissectors.engine.render import record_line
+from dissectors.filters import Filter
 from tui.channel_table import ChannelTable
-from tui.detail import DecodeTree, HexView
+from tui.decode_tree import DecodeTree
 from tui.feed import Feed
-from tui.filtering import FilterError, compile_filter
+from tui.help import HelpScreen
+from tui.hex_view import HexView
 from tui.packet_list import PacketList
+from tui.prompt import FieldNames, Prompt, check_filter, check_number
 from tui.rows import Rows
+from tui.selection import Selection
+from tui.status import status_line
 from vmbus.wire.tree import Node
 
-DRAIN_HZ = 20
-MAX_PER_DRAIN = 20_000
-"""Records decoded between two repaints; a long capture fills the list while one already scrolls in it."""
+REPAINTS_PER_SECOND = 20
+_SAMPLES_PER_SECOND = 4
 
 
-class VmbusApp(App[None]):
-    """Shows a ``Feed``.  ``title`` names what is shown."""
+class VmbusApp(App[int]):
+    """Shows a ``Feed``, which it starts and stops.  ``title`` names what is shown; ``run`` returns an exit status."""
 
     CSS_PATH = "style.tcss"
     TITLE = "vmbus"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-high")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter"),
+        Binding("f", "follow", "Follow"),
         Binding("space", "pause", "Pause"),
-        Binding("m", "maximize_pane", "Maximize"),
-        Binding("c", "copy_record", "Copy", show=False),
-        Binding("n", "next_problem", "Next problem"),
+        Binding("n", "problem(1)", "Next problem"),
+        Binding("N", "problem(-1)", "Previous problem", show=False),
+        Binding("colon", "go_to", "Go to"),
+        Binding("z", "maximize_pane", "Zoom"),
+        Binding("y", "copy_record", "Copy"),
+        Binding("x", "copy_hex", "Copy hex", show=False),
+        Binding("t", "light_or_dark", "Light/dark", show=False),
+        Binding("question_mark", "help", "Help"),
         Binding("q", "quit", "Quit"),
+        Binding("escape", "leave", "Back", show=False),
     ]
 
     def __init__(self, feed: Feed, *, title: str = "") -> None:
         super().__init__()
         self._feed = feed
         self.sub_title = title or feed.source
-        self.session = Session()
-        self.rows = Rows(self.session)
+        self.rows = Rows(feed.archive, feed.reader)
         self._channel = 0
-        self._filter_text = ""
-        self._paused = False
-        self._drain_timer: Timer | None = None
+        self._filter = ""
+        self._searching = ""
 
     def compose(self) -> ComposeResult:
-        yield Header()
-        yield ChannelTable(self.session, id="channels")
-        yield Input(placeholder="filter, e.g. vstor.cdb.opcode == READ_10 && latency > 5ms", id="filter")
+        yield ChannelTable(self._feed.archive, id="channels")
         yield PacketList(self.rows, id="packets")
-        with Horizontal(id="detail"):
+        with Container(id="detail"):
             yield DecodeTree(id="tree")
             yield HexView(id="hex")
-        yield Static(id="status")
-        yield Footer()
+        example = 'vstor.cdb.opcode == READ_10 && latency > 5ms && channel ~ "scsi"'
+        yield Prompt("filter", example, check_filter, suggester=FieldNames(), id="filter")
+        yield Prompt("record", "number", check_number, id="number")
+        yield Static(id="status", markup=True)
+        yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
-        self.query_one("#channels").border_title = "channels"
-        self.query_one("#packets").border_title = "packets"
-        self.query_one("#tree").border_title = "decode"
-        self.query_one("#hex").border_title = "bytes"
+        for pane, title in (("#channels", self.sub_title), ("#tree", "decode"), ("#hex", "bytes")):
+            self.query_one(pane).border_title = title
+        self._show_title()
         packets = self.query_one(PacketList)
         packets.follow = self._feed.is_live
         packets.focus()
         self._feed.start()
-        self._drain_timer = self.set_interval(1 / DRAIN_HZ, self._drain)
+        self.set_interval(1 / REPAINTS_PER_SECOND, self._repaint)
+        self.set_interval(1 / _SAMPLES_PER_SECOND, self._sample)
 
-    # Records in
+    def on_unmount(self) -> None:
+        self._feed.stop()
+        self.rows.select(None)
 
-    def _drain(self) -> None:
-        if not self.query(ChannelTable):
+    # What comes in
+
+    def _repaint(self) -> None:
+        """Show what the feed's thread has taken in since the last time."""
+        if not self.screen_stack or not self.query("#status"):
             return  # the screen is being taken down
-        if self._paused:
-            self._show_status()
+        self.query_one(PacketList).rows_grew()
+        if self._feed.error is not None and not len(self._feed.archive):
+            self.exit(1, message=f"vmbus: {self._feed.error}")
             return
-        records = self._feed.drain(MAX_PER_DRAIN)
-        table = self.query_one(ChannelTable)
-        if records:
-            items = self.rows.feed(records)
-            table.count(items)
-            self.query_one(PacketList).rows_changed()
-        elif self._feed.is_live:
-            table.count([])
-        table.show()
         self._show_status()
 
+    def _sample(self) -> None:
+        table = self.query(ChannelTable)
+        if table:
+            table.first().sample()
+            table.first().show()
+
     def _show_status(self) -> None:
-        packets, rows, feed = self.query_one(PacketList), self.rows, self._feed
-        parts = [f"{self.session.count:,} records"]
-        if rows.is_filtered:
-            parts.append(f"{len(rows.visible):,} shown")
-        if rows.trimmed:
-            parts.append(f"{rows.trimmed:,} old ones forgotten")
-        if feed.dropped:
-            parts.append(f"{feed.dropped:,} not shown (too fast)")
-        if feed.damage:
-            parts.append(f"damage: {feed.damage[-1]}")
-        parts.append("paused" if self._paused else "live" if feed.is_live else feed.ended or "reading")
-        parts.append("following" if packets.follow else "f: follow")
-        self.query_one("#status", Static).update("  |  ".join(parts))
+        text = status_line(self._feed, self.rows, follows=self.query_one(PacketList).follow, searching=self._searching)
+        self.query_one("#status", Static).update(text)
+
+    def _show_title(self) -> None:
+        life = self._feed.archive.session.channels.get(self._channel)
+        channel = f"channel {self._channel} {life.name if life else ''}".rstrip() if self._channel else ""
+        shown = ", ".join(part for part in (channel, self._filter) if part)
+        self.query_one("#packets").border_title = f"packets: {shown}".replace("[", r"\[") if shown else "packets"
 
     # One record in full
 
     @on(PacketList.Selected)
     def _record_selected(self, event: PacketList.Selected) -> None:
-        self.query_one(DecodeTree).show_record(event.item)
         self.query_one(HexView).show_record(event.item)
+        self.query_one(DecodeTree).show_record(event.item)
+        self.query_one("#hex").border_title = "bytes" if event.item is None else f"bytes: {len(event.item.data)}"
 
     @on(Tree.NodeHighlighted, "#tree")
     def _field_highlighted(self, event: Tree.NodeHighlighted[Node]) -> None:
@@ -120,77 +132,118 @@ class VmbusApp(App[None]):
         if node is not None:
             self.query_one(HexView).mark(node.offset, node.size)
 
+    @on(HexView.ByteSelected)
+    def _byte_selected(self, event: HexView.ByteSelected) -> None:
+        self.query_one(DecodeTree).select_byte(event.offset)
+
     # Filters
 
     @on(DataTable.RowSelected, "#channels")
     def _channel_selected(self, event: DataTable.RowSelected) -> None:
-        self._channel = int(event.row_key.value or 0)
-        self._apply_filter()
-        self.query_one(PacketList).focus()
+        self.show_only(channel=int(event.row_key.value or 0))
+
+    @on(DecodeTree.FilterWanted)
+    def _filter_wanted(self, event: DecodeTree.FilterWanted) -> None:
+        self.query_one("#filter", Prompt).ask(event.text)
+        self.show_only(text=event.text)
 
     def action_filter(self) -> None:
-        """Open the filter line."""
-        box = self.query_one("#filter", Input)
-        box.add_class("shown")
-        box.focus()
+        self.query_one("#filter", Prompt).ask()
 
-    @on(Input.Changed, "#filter")
-    def _filter_changed(self, event: Input.Changed) -> None:
-        try:
-            compile_filter(event.value)
-        except FilterError as error:
-            event.input.add_class("wrong")
-            event.input.border_title = str(error)
+    @on(Prompt.Entered, "#filter")
+    def _filter_entered(self, event: Prompt.Entered) -> None:
+        if not isinstance(event, Prompt.Left):
+            self.show_only(text=event.text)
+
+    def show_only(self, *, channel: int | None = None, text: str | None = None) -> None:
+        """Show the records of a channel (0: of all) that pass a filter (empty: all); None leaves either as it is."""
+        self._channel = self._channel if channel is None else channel
+        self._filter = self._filter if text is None else text
+        packets = self.query_one(PacketList)
+        keep = packets.selected_index
+        if self._channel or self._filter:
+            wanted = Filter(self._filter) if self._filter else None
+            self.rows.select(Selection(self._feed.archive, channel=self._channel, wanted=wanted))
         else:
-            event.input.remove_class("wrong")
-            event.input.border_title = "filter"
+            self.rows.select(None)
+        self.query_one("#filter", Prompt).leave(shown=bool(self._filter))
+        self._show_title()
+        packets.rows_changed(keep)
+        packets.focus()
 
-    @on(Input.Submitted, "#filter")
-    def _filter_submitted(self, event: Input.Submitted) -> None:
-        try:
-            compile_filter(event.value)
-        except FilterError:
-            return
-        self._filter_text = event.value
-        event.input.set_class(bool(event.value), "shown")
-        self._apply_filter()
+    @on(Prompt.Left)
+    def _prompt_left(self, event: Prompt.Left) -> None:
+        event.prompt.clear()
+        event.prompt.leave()
+        if event.prompt.id == "filter" and self._filter:
+            self.show_only(text="")
         self.query_one(PacketList).focus()
 
-    def on_key(self, event: object) -> None:
-        """Escape leaves the filter line, or takes the filter away."""
-        if getattr(event, "key", "") != "escape":
-            return
-        box = self.query_one("#filter", Input)
-        if box.has_focus or self._filter_text or self._channel:
-            box.value = self._filter_text = ""
-            self._channel = 0
-            box.remove_class("shown")
-            self._apply_filter()
-            self.query_one(PacketList).focus()
+    def action_leave(self) -> None:
+        """Stop searching, shrink a pane, or take filters away: whatever is on."""
+        if self._searching:
+            self.workers.cancel_group(self, "search")
+        elif self.screen.maximized is not None:
+            self.screen.minimize()
+        elif self._channel or self._filter:
+            self.query_one("#filter", Prompt).clear()
+            self.show_only(channel=0, text="")
 
-    def _apply_filter(self) -> None:
-        text_filter = compile_filter(self._filter_text)
-        channel = self._channel
-        if text_filter is None and not channel:
-            self.rows.set_filter(None)
-        else:
-            self.rows.set_filter(
-                lambda item: (not channel or item.channel_id == channel) and (text_filter is None or text_filter(item))
-            )
-        titles = [f"channel {channel}" if channel else "", self._filter_text]
-        shown = ", ".join(title for title in titles if title)
-        self.query_one("#packets").border_title = f"packets: {shown}" if shown else "packets"
-        packets = self.query_one(PacketList)
-        keep: Decoded | None = packets.selected
-        packets.rows_changed()
-        if keep is not None and not packets.follow:
-            packets.go_to(keep)
+    # Going places
 
-    # Other actions
+    def action_follow(self) -> None:
+        self.query_one(PacketList).action_toggle_follow()
 
     def action_pause(self) -> None:
-        """Stop taking records in; a live host goes on, and what it does waits."""
-        self._paused = not self._paused
+        """Keep the view as it is; what happens meanwhile is taken in all the same."""
+        self.rows.pause(not self.rows.is_paused)
+        self._show_status()
+
+    def action_go_to(self) -> None:
+        self.query_one("#number", Prompt).ask("")
+
+    @on(Prompt.Entered, "#number")
+    def _number_entered(self, event: Prompt.Entered) -> None:
+        if isinstance(event, Prompt.Left):
+            return
+        event.prompt.leave()
+        packets = self.query_one(PacketList)
+        if event.text:
+            packets.go_to(max(int(event.text.lstrip("#")) - 1, 0))
+        packets.focus()
+
+    def action_problem(self, step: int) -> None:
+        """Go to the next or previous record that is shown and has something wrong about it."""
+        packets = self.query_one(PacketList)
+        packets.follow = False
+        self._search(packets.cursor + step, step)
+
+    @work(thread=True, exclusive=True, group="search")
+    def _search(self, row: int, step: int) -> None:
+        """Decodes one record after the other, which takes a while where there are many and none is wrong."""
+        worker, reader, rows = get_current_worker(), ArchiveReader(self._feed.archive), self.rows
+        began, found = time.monotonic(), -1
+        while 0 <= row < len(rows) and not worker.is_cancelled:
+            index = rows.index(row)
+            if reader.item(index).problems:
+                found = index
+                break
+            row += step
+            if not row % 1000 and time.monotonic() - began > 0.3:
+                self._searching = f"searching: {row:,}"
+        self._searching = ""
+        if not worker.is_cancelled:
+            self.call_from_thread(self._found, found, step)
+
+    def _found(self, index: int, step: int) -> None:
+        if index < 0:
+            self.notify(f"no {'further' if step > 0 else 'earlier'} problem", timeout=2)
+            return
+        self.query_one(PacketList).go_to(index)
+        problem = self._feed.reader.item(index).problems[0]
+        self.notify(problem, severity="warning", timeout=6, markup=False)
+
+    # Other actions
 
     def action_maximize_pane(self) -> None:
         """The pane with the focus fills the screen, or shrinks back."""
@@ -203,18 +256,20 @@ class VmbusApp(App[None]):
         """Copy the selected record's line to the clipboard."""
         item = self.query_one(PacketList).selected
         if item is not None:
-            self.copy_to_clipboard(f"{item.number} {item.arrow} {item.channel_name} {item.protocol} {item.summary}")
-            self.notify("copied")
+            self.copy_to_clipboard(record_line(item, self.rows.start_ns).strip())
+            self.notify(f"copied record {item.number}", timeout=2)
 
-    def action_next_problem(self) -> None:
-        """Jump to the next record with a note about something odd."""
-        packets = self.query_one(PacketList)
-        visible = self.rows.visible
-        for item in visible[packets.cursor + 1 :]:
-            if item.notes:
-                packets.go_to(item)
-                return
-        self.notify("no further problem")
+    def action_copy_hex(self) -> None:
+        """Copy the selected record's bytes as hexadecimal digits."""
+        item = self.query_one(PacketList).selected
+        if item is not None:
+            self.copy_to_clipboard(bytes(item.data).hex())
+            self.notify(f"copied {len(item.data)} bytes of record {item.number}", timeout=2)
 
-    def on_unmount(self) -> None:
-        self._feed.stop()
+    def action_light_or_dark(self) -> None:
+        self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
+        self.query_one(PacketList).refresh()
+        self.query_one(HexView).refresh()
+
+    def action_help(self) -> None:
+        self.push_screen(HelpScreen())

@@ -1,112 +1,133 @@
-"""The channels with their rings: state, packets, requests that wait, and how full each ring stood last."""
+"""The channels: their state, packets, requests that wait, latencies, and how full each ring has lately been."""
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass, field
 from typing import Any
 
 from rich.text import Text
+from textual import events
 from textual.widgets import DataTable
 
-from dissectors.engine.decoded import Decoded
-from dissectors.engine.session import Session
-from vmbus.wire.capture import Direction, RecordKind
+from dissectors.engine.archive import Archive
+from dissectors.engine.traffic import ChannelTraffic, RingTraffic
+from tui.packet_list import duration
 
-_RING = struct.Struct("<IIII")
-_PACKET = int(RecordKind.PACKET)
-_TO_HOST = int(Direction.GUEST_TO_HOST)
-_BAR = " ▁▂▃▄▅▆▇█"
-_KEEP = 12
-
-
-@dataclass
-class RingUse:
-    """One direction of a channel: packets so far, and the ring's fill over the last drains."""
-
-    packets: int = 0
-    fill: list[float] = field(default_factory=list)
-
-    def bars(self) -> str:
-        return "".join(_BAR[min(int(level * 8 + (0.999 if level else 0)), 8)] for level in self.fill[-_KEEP:])
+NARROW_BARS = 5
+_BARS = " ▁▂▃▄▅▆▇█"
+_WIDTHS = {
+    "channel": 11, "state": 9, "packets": 11, "packets →": 11, "packets ←": 11, "bytes →": 15, "bytes ←": 15,
+    "waiting": 7, "wait": 5, "mean": 8, "99 %": 8,
+}  # fmt: skip
+_STATES = {"open": "green", "rescinded": "red", "released": "dim", "closed": "dim", "offered": "yellow"}
 
 
-@dataclass
-class ChannelUse:
-    """What has crossed one channel."""
+def bars(levels: list[float], width: int) -> str:
+    """A bar for each of the last levels (parts of 1); anything above nothing shows."""
+    shown = levels[-width:]
+    return "".join(_BARS[min(int(level * 8) + (level > 0), 8)] for level in shown).rjust(width)
 
-    to_host: RingUse = field(default_factory=RingUse)
-    to_guest: RingUse = field(default_factory=RingUse)
-    bytes: int = 0
-    requests: int = 0
-    completed: int = 0
-    latency_ns: int = 0
+
+def ring_cell(levels: list[float], highest: float, width: int) -> Text:
+    """Bars of the last levels, and the highest ever in percent; red above three quarters, where writers wait."""
+    last = levels[-1] if levels else 0.0
+    colour = "red" if last > 0.75 else "yellow" if last > 0.5 else "green"
+    percent = f"{highest:.0%}" if highest >= 0.01 or not highest else "<1%"
+    word = " max " if width > NARROW_BARS else " "
+    return Text(bars(levels, width), colour).append(f"{word}{percent:>4}", "dim")
 
 
 class ChannelTable(DataTable[Any]):
-    """One row a channel; selecting one shows only its records."""
+    """One row a channel, and one for all; selecting a row shows only its records."""
 
-    def __init__(self, session: Session, *, id: str | None = None) -> None:
-        super().__init__(id=id, cursor_type="row", zebra_stripes=True)
-        self._session = session
-        self._use: dict[int, ChannelUse] = {}
-        self._shown: set[str] = set()
+    def __init__(self, archive: Archive, *, id: str | None = None) -> None:
+        super().__init__(id=id, cursor_type="row")
+        self._archive = archive
+        self._levels: dict[tuple[int, bool], list[float]] = {}
+        self._layout: list[str] = []
+        self._bar_width = 8
 
-    def on_mount(self) -> None:
-        for key, label in (
-            ("channel", "channel"), ("state", "state"), ("in", "→ packets"), ("in_ring", "→ ring"),
-            ("out", "← packets"), ("out_ring", "← ring"), ("waiting", "waiting"), ("mean", "mean"),
-        ):  # fmt: skip
-            self.add_column(label, key=key)
-        self.add_row("all", "", "", "", "", "", "", "", key="0")
-        self._shown.add("0")
+    def on_resize(self, event: events.Resize) -> None:
+        """Show as many columns as there is room for."""
+        width = event.size.width
+        self._bar_width = 16 if width >= 150 else 8 if width >= 100 else NARROW_BARS
+        wanted = ["channel", "state", "packets →", "→ ring", "packets ←", "← ring", "waiting", "mean", "99 %"]
+        if width < 100:
+            wanted = ["channel", "state", "packets", "→ ring", "← ring", "wait", "99 %"]
+        if width >= 150:
+            wanted[6:6] = ["bytes →", "bytes ←"]
+        if wanted != self._layout:
+            self._layout = wanted
+            self._rebuild()
 
-    def count(self, items: list[Decoded]) -> None:
-        """Take in newly decoded records."""
-        peak: dict[tuple[int, bool], float] = {}
-        for item in items:
-            if item.kind != _PACKET or not item.channel_id:
-                continue
-            use = self._use.setdefault(item.channel_id, ChannelUse())
-            to_host = item.direction == _TO_HOST
-            ring = use.to_host if to_host else use.to_guest
-            ring.packets += 1
-            use.bytes += item.volume
-            if len(item.data) >= 32:
-                size, _, read, write = _RING.unpack_from(item.data, 16)
-                if size:
-                    key = (item.channel_id, to_host)
-                    peak[key] = max(peak.get(key, 0.0), (write - read) % size / size)
-            if item.wants_completion:
-                use.requests += 1
-            elif item.request is not None:
-                use.completed += 1
-                use.latency_ns += max(item.time_ns - item.request.time_ns, 0)
-        for channel_id, use in self._use.items():
-            for to_host, ring in ((True, use.to_host), (False, use.to_guest)):
-                ring.fill.append(peak.get((channel_id, to_host), 0.0))
-                del ring.fill[:-_KEEP]
+    def _rebuild(self) -> None:
+        row = self.cursor_row
+        self.clear(columns=True)
+        for label in self._layout:
+            self.add_column(_head(label), key=label, width=self._width(label))
+        self.add_row("all", *[""] * (len(self._layout) - 1), key="0")
+        self.show()
+        self.move_cursor(row=row)
+
+    def _width(self, label: str) -> int:
+        if label.endswith("ring"):
+            return self._bar_width + (9 if self._bar_width > NARROW_BARS else 5)
+        return _WIDTHS[label]
+
+    def sample(self) -> None:
+        """Take down how full the rings have been since the last time."""
+        for channel_id, traffic in list(self._archive.traffic.channels.items()):
+            for is_to_host, ring in ((True, traffic.to_host), (False, traffic.to_guest)):
+                levels = self._levels.setdefault((channel_id, is_to_host), [])
+                levels.append(ring.peak)
+                ring.peak = 0.0
+                del levels[:-16]
 
     def show(self) -> None:
         """Bring the rows up to date."""
-        for channel_id, life in self._session.channels.items():
+        if not self._layout:
+            return
+        for channel_id, life in list(self._archive.session.channels.items()):
+            traffic = self._archive.traffic.channels.get(channel_id) or ChannelTraffic()
+            cells = self._cells(f"{channel_id} {life.name}", life.state, channel_id, traffic)
             key = str(channel_id)
-            use = self._use.get(channel_id, ChannelUse())
-            mean = f"{use.latency_ns / use.completed / 1000:.0f} us" if use.completed else ""
-            waiting = max(use.requests - use.completed, 0)
-            cells = {
-                "channel": f"{channel_id} {life.name}",
-                "state": Text(life.state, style="green" if life.state == "open" else "dim"),
-                "in": f"{use.to_host.packets:,}",
-                "in_ring": use.to_host.bars(),
-                "out": f"{use.to_guest.packets:,}",
-                "out_ring": use.to_guest.bars(),
-                "waiting": str(waiting) if waiting else "",
-                "mean": mean,
-            }
-            if key in self._shown:
-                for column, cell in cells.items():
-                    self.update_cell(key, column, cell)
+            if key in self.rows:
+                for column in self._layout:
+                    if self.get_cell(key, column) != cells[column]:
+                        self.update_cell(key, column, cells[column])
             else:
-                self._shown.add(key)
-                self.add_row(*cells.values(), key=key)
+                self.add_row(*(cells[column] for column in self._layout), key=key)
+
+    def _cells(self, name: str, state: str, channel_id: int, traffic: ChannelTraffic) -> dict[str, Any]:
+        to_host, to_guest = traffic.to_host, traffic.to_guest
+        waiting = traffic.requests - traffic.completed
+        mean, high = traffic.mean_ns, traffic.percentile_ns(99)
+        wait = f"{waiting:,}" if waiting else "-"
+        return {
+            "channel": name,
+            "state": Text(state, _STATES.get(state, "")),
+            "packets": _right(f"{to_host.packets + to_guest.packets:,}", 11),
+            "packets →": _right(f"{to_host.packets:,}", 11),
+            "packets ←": _right(f"{to_guest.packets:,}", 11),
+            "bytes →": _right(f"{to_host.bytes:,}", 15),
+            "bytes ←": _right(f"{to_guest.bytes:,}", 15),
+            "→ ring": self._ring(channel_id, True, to_host),
+            "← ring": self._ring(channel_id, False, to_guest),
+            "waiting": _right(wait, 7),
+            "wait": _right(wait, 5),
+            "mean": _right(duration(mean) if mean is not None else "", 8),
+            "99 %": _right(duration(high) if high is not None else "", 8),
+        }
+
+    def _ring(self, channel_id: int, is_to_host: bool, ring: RingTraffic) -> Text:
+        if not ring.size:
+            return Text("")
+        return ring_cell(self._levels.get((channel_id, is_to_host), []), ring.highest, self._bar_width)
+
+
+def _right(text: str, width: int) -> Text:
+    return Text(text.rjust(width))
+
+
+def _head(label: str) -> Text:
+    """Numbers stand under heads that are to the right too."""
+    return Text(label if label in ("channel", "state") or label.endswith("ring") else label.rjust(_WIDTHS[label]))

@@ -1,69 +1,86 @@
-"""Records into the UI: a thread reads a capture or a stream, and the UI drains what has come, twenty times a second.
+"""Records into the UI: a thread indexes a capture or a stream, and the UI looks at what is there twenty times a second.
 
-Passing each record on by itself (``call_from_thread``) tops out at a few thousand a second; a deque that is drained on
-a timer repaints once for however many records came.
+Nothing is passed on record by record, and nothing is dropped: a stream is spooled to a temporary file, from which it is
+read like a capture.  The thread works in pieces of a few megabytes, so that the first records show at once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 
-from vmbus.capture.reader import CaptureReader, Record
-from vmbus.capture.walk import Damage
+from dissectors.engine.archive import Archive, ArchiveReader
+from vmbus.capture.store import CaptureStore
 from vmbus.errors import VmbusError
 
-MAX_WAITING = 200_000
-"""Records that wait to be drained; more are dropped and counted."""
+_PIECE = 2 << 20
+_IDLE_SECONDS = 0.03
+
+
+class Unreadable(VmbusError):
+    """The capture cannot be read."""
 
 
 class Feed:
-    """Reads ``source`` in a thread of its own.  ``ended`` says why there is nothing more to come, once there is not."""
+    """Indexes ``source``: a path, ``-`` or ``unix:PATH``.  Raises ``CannotOpen`` if there is nothing to open.
+
+    With ``follow`` a file may grow.  ``ended`` says why there is nothing more to come, once there is not; ``error`` is
+    what went wrong, if anything did.
+    """
 
     def __init__(self, source: str, *, follow: bool = False) -> None:
         self.source = source
-        self.dropped = 0
-        self.damage: list[str] = []
-        self.ended: str | None = None
-        self._waiting: deque[Record] = deque()
-        self._reader = CaptureReader(source, follow=follow, on_damage=self._damaged)
-        self._is_live = source.startswith("unix:") or follow
+        self.store = CaptureStore.open(source)
+        self.archive = Archive(self.store)
+        self.reader = ArchiveReader(self.archive)
+        """For the thread of the user interface."""
+        self.ended = ""
+        self.error: VmbusError | None = None
+        self.is_live = follow or self.store.is_live
+        """Whether more may come than what is there."""
+        self._follow = follow
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vmbus-feed", daemon=True)
-
-    @property
-    def is_live(self) -> bool:
-        """Whether more records may come."""
-        return self._is_live and self.ended is None
 
     def start(self) -> None:
         self._thread.start()
 
-    def _damaged(self, damage: Damage) -> None:
-        self.damage.append(str(damage))
+    def stop(self, seconds: float = 0.5) -> None:
+        """Let the thread end; it is not waited for longer than ``seconds``."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def wait(self, seconds: float) -> None:
+        """Until all of a capture that does not grow is indexed, but no longer than ``seconds``."""
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         try:
-            for record in self._reader:
-                if self._stopped.is_set():
+            while not self._stopped.is_set():
+                if self._step():
+                    continue
+                if not (self._follow or self.store.is_live):
                     break
-                if len(self._waiting) >= MAX_WAITING:
-                    if self._is_live:
-                        self.dropped += 1
-                        continue
-                    while len(self._waiting) >= MAX_WAITING and not self._stopped.wait(0.01):
-                        pass
-                self._waiting.append(record)
-            self.ended = "end of the stream" if self._is_live else "end of the capture"
+                self._stopped.wait(_IDLE_SECONDS)
+            if not self._stopped.is_set():
+                self.store.update(final=True)
+                self._take_in()
         except VmbusError as error:
-            self.ended = str(error)
+            self.error = error
+        except OSError as error:
+            self.error = Unreadable(f"cannot read {self.source}: {error.strerror or error}")
+        self.ended = str(self.error) if self.error else "end of the stream" if self.is_live else "all read"
+        self.is_live = False
 
-    def drain(self, limit: int) -> list[Record]:
-        """Up to ``limit`` records that have come since."""
-        waiting = self._waiting
-        return [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+    def _step(self) -> bool:
+        """Take in the next piece; False if there was nothing new."""
+        before = self.store.size
+        self.store.update(at_most=_PIECE)
+        if self.store.size == before:
+            self.store.update()  # a block may be longer than a piece
+        self._take_in()
+        return self.store.size != before
 
-    def stop(self) -> None:
-        """Let the thread end; it may be in the middle of a read."""
-        self._stopped.set()
-        self._reader.stop()
+    def _take_in(self) -> None:
+        while not self._stopped.is_set() and self.archive.update():
+            pass

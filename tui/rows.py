@@ -1,61 +1,67 @@
-"""What the packet list shows: the decoded records in order, and which of them pass the filter.
-
-A record is decoded in order when it comes, because decoding is stateful; its summary line is made when the row is
-drawn.  Only the newest ``MAX_ROWS`` are kept: a live view runs for days.
-"""
+"""What the packet list shows: all records of an archive, or those of a selection, up to where the view was paused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
 
+from dissectors.engine.archive import Archive, ArchiveReader
 from dissectors.engine.decoded import Decoded
-from dissectors.engine.session import Session
-from vmbus.capture.reader import Record
-
-MAX_ROWS = 500_000
-_TRIM = 50_000
-
-RowFilter = Callable[[Decoded], bool]
+from tui.selection import Selection
 
 
 class Rows:
-    """``visible`` are the records that pass the filter, oldest first."""
+    """Rows count from 0, and so do the records that they show (``index``).
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.all: list[Decoded] = []
-        self.visible: list[Decoded] = []
-        self.trimmed = 0
-        """Old records that are not kept any more."""
-        self.start_ns = 0
-        self._filter: RowFilter | None = None
+    Both grow at their end while the user interface looks; no row ever changes its place.
+    """
+
+    def __init__(self, archive: Archive, reader: ArchiveReader) -> None:
+        self.archive = archive
+        self.selection: Selection | None = None
+        """None: all records."""
+        self._reader = reader
+        self._frozen: int | None = None
+
+    def __len__(self) -> int:
+        if self.selection is None:
+            return self.last
+        matches = self.selection.matches
+        return len(matches) if self._frozen is None else bisect_left(matches, self._frozen)
 
     @property
-    def is_filtered(self) -> bool:
-        return self._filter is not None
+    def is_paused(self) -> bool:
+        return self._frozen is not None
 
-    def feed(self, records: Iterable[Record]) -> list[Decoded]:
-        """Decode new records and keep them; returns all of them, visible or not."""
-        decoded = [self.session.feed(record) for record in records]
-        if decoded and not self.start_ns:
-            self.start_ns = decoded[0].time_ns
-        self.all += decoded
-        if self._filter is None:
-            self.visible = self.all
-        else:
-            self.visible += [item for item in decoded if self._filter(item)]
-        if len(self.all) > MAX_ROWS:
-            self._trim()
-        return decoded
+    @property
+    def last(self) -> int:
+        """How many records there are for us: all, or those that there were when the view was paused."""
+        return len(self.archive) if self._frozen is None else self._frozen
 
-    def _trim(self) -> None:
-        self.trimmed += _TRIM
-        last = self.all[_TRIM - 1].number
-        del self.all[:_TRIM]
-        if self._filter is not None:
-            self.visible = [item for item in self.visible if item.number > last]
+    def pause(self, is_paused: bool) -> None:
+        """Keep the rows as they are, or show again what comes."""
+        self._frozen = len(self.archive) if is_paused else None
 
-    def set_filter(self, row_filter: RowFilter | None) -> None:
-        """Show only what passes; None shows everything."""
-        self._filter = row_filter
-        self.visible = self.all if row_filter is None else [item for item in self.all if row_filter(item)]
+    def index(self, row: int) -> int:
+        """The record that a row shows."""
+        return row if self.selection is None else self.selection.matches[row]
+
+    def row_of(self, index: int) -> int:
+        """The row that shows a record, or the next one that is shown."""
+        return index if self.selection is None else bisect_left(self.selection.matches, index)
+
+    def item(self, row: int) -> Decoded:
+        """The record of a row, decoded."""
+        return self._reader.item(self.index(row))
+
+    def select(self, selection: Selection | None) -> None:
+        """Show a selection's records from now on."""
+        if self.selection is not None:
+            self.selection.stop()
+        self.selection = selection
+        if selection is not None:
+            selection.start()
+
+    @property
+    def start_ns(self) -> int:
+        """The time of the first record."""
+        return int(self.archive.store.columns.time[0]) if len(self.archive) else 0

@@ -35,6 +35,8 @@ class RingTraffic:
     """Of the ring, in bytes; 0 if it is not known."""
     peak: float = 0.0
     """How full the ring was at most since somebody last set this to 0; a part of 1."""
+    highest: float = 0.0
+    """The same since the beginning."""
 
 
 @dataclass
@@ -98,6 +100,7 @@ class Traffic:
             if size:
                 ring.size = size
                 ring.peak = max(ring.peak, (write - read) % size / size)
+        ring.highest = max(ring.highest, ring.peak)
 
     def _add_latencies(self, pairs: NDArray[np.int64]) -> None:
         columns = self._store.columns
