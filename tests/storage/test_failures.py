@@ -154,6 +154,13 @@ def test_after_a_reset_a_late_write_cannot_overtake_new_ones(bench: StorageBench
     assert disk.read(0, 1) == bytes(512)
 
 
+def test_a_stuck_read_does_not_keep_the_disk_busy_after_a_reset(bench: StorageBench) -> None:
+    add_faulty(bench, Fault(operations=frozenset({"read"}), is_stuck=True, times=1))
+    read_later(bench)
+    bench.wait(bench.link.reset(VstorOperation.RESET_BUS))
+    assert bench.disk().open().read(0, 1) == bytes(512)
+
+
 def test_requests_that_only_wait_are_never_done_after_a_reset(bench: StorageBench) -> None:
     backend = add_faulty(bench, Fault(operations=frozenset({"write"}), is_stuck=True, times=8))
     buffer = GuestBuffer(bench.pair.pages, 512)
@@ -190,12 +197,15 @@ def test_a_unit_removed_with_requests_under_way_fails_them(bench: StorageBench) 
 
 
 def test_a_channel_closed_over_a_stuck_request_lets_the_guests_memory_go(bench: StorageBench) -> None:
-    add_faulty(bench, Fault(operations=frozenset({"read"}), is_stuck=True))
-    read_later(bench)
+    add_faulty(bench, Fault(is_stuck=True))
     unit = bench.controller.units[UnitAddress(0, 0, 0)]
-    bench.pair.loop.run(until=lambda: bool(unit.outstanding), timeout=5)
+    read_later(bench)
+    write = Transfer10(opcode=Opcode.WRITE_10, lba=0, length=1)
+    bench.link.execute(Address(), write, GuestBuffer(bench.pair.pages, 512), DataDirection.OUT)
+    assert bench.pair.loop.run(until=lambda: unit.outstanding == 2, timeout=5)
     bench.pair.host.close()  # leaving the fixture closes the memory, which fails while anybody holds it
-    assert not unit.is_clear
+    assert unit.outstanding == 0
+    assert not unit.is_clear  # the write may still happen
 
 
 def test_every_flush_that_a_guest_was_told_of_survives_a_power_cut(bench: StorageBench) -> None:

@@ -3,7 +3,7 @@ it.
 
 At most as many jobs are with the workers as there are workers, and no more data than :data:`MAX_HELD_BYTES` is held for
 them; the others wait in order, without a copy of their data. A job that is given up while it waits is never done. One
-that a worker has is *lost*: until the worker is back nobody may assume that it has not happened.
+that a worker has is *lost*: until the worker is back, what it changes may still happen.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vmbus.devices.storage.task import Task
+from vmbus.devices.storage.task import IN, Task
 from vmbus.devices.storage.workers import InlineRunner, Runner
 
 MAX_HELD_BYTES = 16 << 20
@@ -39,6 +39,9 @@ class Jobs:
         """``settled`` is called when a worker comes back from a lost job."""
         self.runner: Runner = InlineRunner()
         self.lost = 0
+        """Jobs that were given up while a worker had them."""
+        self.lost_changes = 0
+        """Those of them that may still change the medium."""
         self._settled = settled
         self._waiting: deque[Job] = deque()
         self._running: dict[Task, Job] = {}
@@ -72,6 +75,7 @@ class Jobs:
         self._held -= job.size
         if self._running.pop(job.task, None) is None:
             self.lost -= 1
+            self.lost_changes -= job.task.direction != IN
             self._settled()
         else:
             job.done(outcome)
@@ -85,6 +89,7 @@ class Jobs:
         for task in given_up:
             if self._running.pop(task, None) is not None:
                 self.lost += 1
+                self.lost_changes += task.direction != IN
 
     def tasks(self) -> list[Task]:
         """The tasks of all jobs that somebody waits for, in order."""

@@ -3,8 +3,9 @@
 The commands themselves are functions in the ``*_commands`` modules, found through a table by operation code. A
 command returns its result at once, or None when a worker will finish it, or raises :class:`CheckCondition`.
 
-Reset semantics: requests under way are given back to the guest at once. If a worker still holds one of them, the
-unit answers BUSY until the worker is back, so that a late write can never overwrite what was written after the reset.
+Reset semantics: requests under way are given back to the guest at once. If a worker still has one of them that may
+change the medium, the unit answers BUSY until the worker is back, so that a late write can never overwrite what was
+written after the reset.
 
 Sources: T10's SPC-4 5.14 (unit attention), SAM-5 (reset); Linux 6.12 ``drivers/scsi/storvsc_drv.c`` for what it waits
 for.
@@ -79,7 +80,7 @@ class LogicalUnit:
             raise illegal_request(AdditionalSense.INVALID_OPERATION_CODE)
         if not self.reservations.allows(task.initiator, task.cdb):
             return RESERVATION_CONFLICT
-        if self._jobs.lost and opcode not in self.attention_passes:
+        if self._jobs.lost_changes and opcode not in self.attention_passes:
             return BUSY
         return command(self, task)
 
@@ -141,7 +142,7 @@ class LogicalUnit:
         return len(aborted)
 
     def abandon(self, tasks: Iterable[Task]) -> None:
-        """Nobody waits for them any more. Those that workers have keep the unit busy until they are back."""
+        """Nobody waits for them any more. Writes that workers have keep the unit busy until they are back."""
         tasks = list(tasks)
         for task in tasks:
             task.abandon()
@@ -178,7 +179,7 @@ class LogicalUnit:
 
     def update(self) -> None:
         """Work out ``is_clear`` anew, after anything changed that it depends on."""
-        self.is_clear = not (self._attentions or self._jobs.lost or self.reservations.is_held) and self.is_ready
+        self.is_clear = not (self._attentions or self._jobs.lost_changes or self.reservations.is_held) and self.is_ready
 
     @property
     def is_ready(self) -> bool:
