@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from vmbus.wire.protocols import ABBREVIATIONS
 from vmbus.wire.schema import Format
 
 
@@ -20,10 +21,10 @@ def snake(name: str) -> str:
 
 @cache
 def module_name(fmt: type[Format]) -> str:
-    """The protocol that declares a format: ``scsi`` for ``vmbus.wire.scsi.block``, ``ring`` for ``vmbus.wire.ring``."""
+    """What declares a format: ``scsi`` for ``vmbus.wire.scsi.block``, ``kvp`` for ``vmbus.wire.ic.kvp``."""
     parts = fmt.__module__.split(".")
     below = parts[parts.index("wire") + 1 :] if "wire" in parts else parts[-1:]
-    return below[0]
+    return below[-1] if below[-1] in ABBREVIATIONS else below[0]
 
 
 @cache
