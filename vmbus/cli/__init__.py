@@ -69,6 +69,12 @@ def _root(
     pass
 
 
+def _reader_left() -> int:
+    """Whoever read our output has enough of it, as ``head`` does: nothing is wrong, and nothing more is written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status; never lets a traceback reach the user for what a peer did."""
     command = typer.main.get_command(application)
@@ -82,8 +88,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_left()
+    except SystemExit as leave:
+        if isinstance(leave.__context__, BrokenPipeError):  # typer has seen it first
+            return _reader_left()
+        raise
     except typer.Exit as leave:
         return leave.exit_code
     except Exception as error:

@@ -1,0 +1,110 @@
+"""The ``vmbus`` command: what goes wrong is one line on stderr, with the exit status that scripts rely on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmbus.cli import main
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bogus"],
+        ["--bogus"],
+        ["host"],
+        ["host", "bogus:/tmp/x"],
+        ["host", "unix:/tmp/x", "--nic", "bogus"],
+        ["host", "unix:/tmp/x", "--scsi", "bogus:x"],
+        ["host", "unix:/tmp/x", "--scsi", "memory:1M,lun=x"],
+        ["host", "unix:/tmp/x", "--device", "bogus"],
+        ["host", "unix:/tmp/x", "--snap", "-1"],
+        ["host", "unix:" + "x" * 200],
+        ["read", "--bogus", "x"],
+        ["read", "x", "-Y", "bogus =="],
+        ["demo", "--guest", "bogus"],
+        ["guest", "run"],
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert lines[0].startswith("vmbus: ") or lines[-1].startswith("vmbus: ")
+    assert "Traceback" not in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["read", "/nonexistent"],
+        ["read", "/etc/passwd"],
+        ["stats", "/nonexistent"],
+        ["check", "/etc/passwd"],
+        ["host", "unix:/nonexistent/directory/socket", "--device", "echo"],
+        ["host", "unix:/tmp/x", "--scsi", "/nonexistent"],
+        ["host", "unix:/tmp/x", "--device", "echo", "-w", "/nonexistent/file"],
+        ["guest", "run", "--python", "unix:/nonexistent"],
+        ["tui", "/nonexistent"],
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_1(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert line.startswith("vmbus: ")
+
+
+def test_the_commands_are_listed_without_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = capfd.readouterr().out
+    for name in ("demo", "host", "guest", "read", "tui", "check", "stats", "export", "ctl", "wireshark"):
+        assert f"\n  {name} " in listed
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    capture = next((Path(__file__).parents[2] / "captures").glob("*/capture.pcapng"))
+    shell = f"{sys.executable} -m vmbus read {capture} | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_host_that_is_told_to_stop_leaves_its_capture_whole_and_its_socket_gone(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    path = tmp_path / "host"
+    command = [
+        sys.executable,
+        "-m",
+        "vmbus",
+        "host",
+        f"unix:{path}",
+        "--device",
+        "echo",
+        "-w",
+        str(tmp_path / "w.pcapng"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"listening on unix:{path}\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert not path.exists()
+    assert main(["read", str(tmp_path / "w.pcapng")]) == 0
+
+
+def test_a_second_host_at_the_same_address_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from vmbus.transport import listen, parse_address
+
+    address = f"unix:{tmp_path / 'host'}"
+    with listen(parse_address(address)):
+        assert main(["host", address, "--device", "echo"]) == 1
+    assert "another process is listening" in capfd.readouterr().err
