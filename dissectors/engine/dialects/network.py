@@ -58,7 +58,7 @@ class Network(Dialect):
     def observe(self, item: Decoded) -> None:
         if item.kind != RecordKind.EXTERNAL or len(item.data) < item.body_at + 12:
             return
-        message_type, _, request_id, _ = _rndis_head(item)
+        message_type, _, request_id, _ = rndis_head(item)
         if message_type in REQUESTS:
             if len(self._requests) >= MAX_REQUESTS:
                 self._requests.pop(next(iter(self._requests)))
@@ -109,7 +109,7 @@ class Network(Dialect):
     def external_summary(self, item: Decoded) -> str:
         if len(item.data) < item.body_at + 16:
             return super().external_summary(item)
-        number, length, request_id, last = _rndis_head(item)
+        number, length, request_id, last = rndis_head(item)
         text = f"RNDIS {RndisMessageType(number)}"
         if number == RndisMessageType.PACKET:
             return f"{text} {_frame_line(item)}"
@@ -126,12 +126,13 @@ def _rndis_at(item: Decoded, at: int) -> tuple[int, int, int, int]:
     return a, b, c, d
 
 
-def _rndis_head(item: Decoded) -> tuple[int, int, int, int]:
+def rndis_head(item: Decoded) -> tuple[int, int, int, int]:
+    """Type, length and the first two words of the body of the RNDIS message that an external record starts with."""
     return _rndis_at(item, item.body_at)
 
 
 def _oid_of(request: Decoded) -> int:
-    return _rndis_head(request)[3]
+    return rndis_head(request)[3]
 
 
 def frames_of(item: Decoded) -> Iterator[tuple[int, int, int]]:
