@@ -94,6 +94,13 @@ def command(
     snap: Annotated[
         int, typer.Option(min=0, help="Bytes of disk and network data kept with each packet.")
     ] = DEFAULT_SNAP_LENGTH,
+    rotate: Annotated[
+        int, typer.Option(min=0, metavar="MEGABYTES", help="Begin a new capture file after so much; 0: never.")
+    ] = 0,
+    rotate_seconds: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Begin a new capture file after this time; 0: never.")
+    ] = 0.0,
+    keep: Annotated[int, typer.Option(min=0, help="How many rotated files stay; 0: all.")] = 0,
     flight: Annotated[
         int, typer.Option(min=0, metavar="MEGABYTES", help="Keep so much of the latest traffic for `vmbus ctl dump`.")
     ] = 0,
@@ -114,7 +121,15 @@ def command(
         recorder = None
         if capture or stream or flight:
             stream_path = parse_address(stream, schemes=("unix",)).params if stream else ""
-            plan = RecordingPlan(file=capture, stream=stream_path, snap_length=snap, flight_bytes=flight << 20)
+            plan = RecordingPlan(
+                file=capture,
+                max_bytes=rotate << 20,
+                max_seconds=rotate_seconds,
+                keep=keep,
+                stream=stream_path,
+                snap_length=snap,
+                flight_bytes=flight << 20,
+            )
             recorder = stack.enter_context(Recorder(plan))
         servicing = None if state is None else Servicing(state)
         host = Host(devices, tap=recorder.tap if recorder is not None else None, servicing=servicing)
