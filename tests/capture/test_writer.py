@@ -97,6 +97,24 @@ def test_a_flight_recorder_is_dumped_or_says_why_not(
     assert "cannot write the flight recorder: " in session.answer()["error"]
 
 
+def test_a_flight_recorder_is_written_when_a_problem_is_noticed(
+    tmp_path: Path, conversation: Talk, start: Callable[..., Session]
+) -> None:
+    session = start(flight_bytes=100_000, flight_file=str(tmp_path / "problem.pcapng"))
+    conversation["talk"](session.tap)
+    session.tap.note(NoteKind.PROBLEM, "channel 7 fails")
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "problem_00001.pcapng").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for _ in range(20):
+        session.tap.note(NoteKind.PROBLEM, "again and again")
+        time.sleep(0.02)
+    session.close()
+    found = list(read_records(tmp_path / "problem_00001.pcapng"))
+    assert (len(found), found[-1].body) == (30, b"channel 7 fails")
+    assert len(list(tmp_path.glob("problem_*"))) == 1
+
+
 def test_a_command_that_cannot_be_obeyed_is_answered(start: Callable[..., Session]) -> None:
     session = start()
     session.command(dump="x")

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from vmbus.capture import blocks
-from vmbus.capture.encode import BODY_OFFSET, KIND_OFFSET
+from vmbus.capture.encode import BODY_OFFSET, KIND_OFFSET, NOTE_KIND_OFFSET
 from vmbus.capture.state import StateKeeper, offered_channel
-from vmbus.wire.capture import RecordKind
+from vmbus.wire.capture import NoteKind, RecordKind
 from vmbus.wire.control import MessageHeader
 from vmbus.wire.guids import INTERFACES, interface_name
 from vmbus.wire.offer import OfferChannelPre7
@@ -24,7 +24,7 @@ CONTROL_PLANE = "vmbus"
 _LENGTH_AND_CHANNEL = struct.Struct("<II")
 _INTERFACE = struct.Struct("<I")
 _TIME = struct.Struct("<II")
-_PACKET, _MESSAGE = int(RecordKind.PACKET), int(RecordKind.MESSAGE)
+_PACKET, _MESSAGE, _NOTE = int(RecordKind.PACKET), int(RecordKind.MESSAGE), int(RecordKind.NOTE)
 
 
 class Assembled(NamedTuple):
@@ -34,6 +34,8 @@ class Assembled(NamedTuple):
     """Descriptions of interfaces that are new; they have to be written first."""
     packets: bytearray
     """The packet blocks."""
+    has_problem: bool = False
+    """Whether one of them is a note of a problem."""
 
 
 def split(chunk: bytes | bytearray) -> Iterator[tuple[int, int]]:
@@ -73,6 +75,7 @@ class Assembler:
         if end and not self.first_time:
             self.first_time = _time_at(chunk, 0)
         last = 0
+        has_problem = False
         while position < end:
             length, channel_id = _LENGTH_AND_CHANNEL.unpack_from(chunk, position + 4)
             interface = interface_of.get(channel_id)
@@ -87,13 +90,15 @@ class Assembler:
                 if kind == _MESSAGE:
                     self._look_for_offer(block)
                 state.follow(block)
+            elif kind == _NOTE:
+                has_problem = has_problem or chunk[position + NOTE_KIND_OFFSET] == NoteKind.PROBLEM
             last = position
             position += length
         if end:
             self.last_time = _time_at(chunk, last)
         new = b"".join(self._new)
         self._new.clear()
-        return Assembled(new, chunk)
+        return Assembled(new, chunk, has_problem)
 
     def prologue(self, comments: Iterable[str] = (), state: StateKeeper | None = None) -> bytes:
         """The beginning of a section: its header, all interfaces, and a snapshot.

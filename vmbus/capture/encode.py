@@ -47,8 +47,8 @@ _PADDING = tuple(bytes(length) for length in range(8))
 _MESSAGE_KIND, _SIGNAL_KIND, _PACKET_KIND = int(RecordKind.MESSAGE), int(RecordKind.SIGNAL), int(RecordKind.PACKET)
 _EXTERNAL_KIND, _REGISTER_KIND, _NOTE_KIND = int(RecordKind.EXTERNAL), int(RecordKind.REGISTER), int(RecordKind.NOTE)
 
-KIND_OFFSET, FLAGS_OFFSET, CHANNEL_OFFSET, BODY_OFFSET = 29, 34, 36, 28 + HEADER_SIZE
-"""Where in one of these blocks the record's kind, flags, channel id and body are."""
+KIND_OFFSET, FLAGS_OFFSET, CHANNEL_OFFSET, NOTE_KIND_OFFSET, BODY_OFFSET = 29, 34, 36, 44, 28 + HEADER_SIZE
+"""Where in one of these blocks the record's kind, flags, channel id, note kind and body are."""
 
 
 _LONGEST_KEPT_TAIL = 4096

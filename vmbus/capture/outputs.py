@@ -15,6 +15,10 @@ from typing import Protocol
 from vmbus.capture.assembly import Assembled, Assembler, split
 from vmbus.capture.state import StateKeeper
 
+DUMP_INTERVAL = 1.0
+MOST_DUMPS = 100
+"""Bounds on what a guest that causes problems can make a flight recorder write."""
+
 
 class Output(Protocol):
     """What the writer hands its blocks to."""
@@ -86,15 +90,20 @@ class FileOutput:
 class FlightOutput:
     """The last ``max_bytes`` of a recording, in memory, to be written when somebody asks.
 
-    What leaves the window is followed on its way out, so that a dump begins with the state at the window's start.
+    What leaves the window is followed on its way out, so that a dump begins with the state at the window's start. With
+    ``problem_path`` a note of a problem writes the window as well, to ``NAME_00001.pcapng`` and so on; not more often
+    than every :data:`DUMP_INTERVAL` seconds, and :data:`MOST_DUMPS` times at most.
     """
 
-    def __init__(self, assembler: Assembler, max_bytes: int) -> None:
+    def __init__(self, assembler: Assembler, max_bytes: int, problem_path: Path | None = None) -> None:
         self._assembler = assembler
         self._max_bytes = max_bytes
         self._window: deque[bytearray] = deque()
         self._size = 0
         self._state_at_start = StateKeeper()
+        self._problem_path = problem_path
+        self._dumps = 0
+        self._next_dump = 0.0
 
     def write(self, assembled: Assembled) -> None:
         self._window.append(assembled.packets)
@@ -104,6 +113,15 @@ class FlightOutput:
             self._size -= len(leaving)
             for start, end in split(leaving):
                 self._state_at_start.follow(bytes(leaving[start:end]))
+        if assembled.has_problem and self._problem_path is not None:
+            self._dump_for_problem(self._problem_path)
+
+    def _dump_for_problem(self, path: Path) -> None:
+        now = time.monotonic()
+        if self._dumps < MOST_DUMPS and now >= self._next_dump:
+            self._dumps += 1
+            self._next_dump = now + DUMP_INTERVAL
+            self.dump(path.with_name(f"{path.stem}_{self._dumps:05}{path.suffix}"), "a problem was noticed")
 
     def dump(self, path: Path, why: str, lost: int = 0) -> None:
         """Write what is there into a new file; ``why`` becomes a comment in it."""

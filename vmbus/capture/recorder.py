@@ -51,6 +51,8 @@ class RecordingPlan:
     """How many files of a series stay; 0 for all."""
     flight_bytes: int = 0
     """So much of the latest traffic is kept in memory for :meth:`Recorder.dump`."""
+    flight_file: str = ""
+    """Each note of a problem writes that to a file named after this one."""
     stream: str = ""
     """Path of a Unix socket for attachers."""
     stream_buffer: int = 0

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from vmbus.capture import blocks
 from vmbus.capture.columns import Columns
 from vmbus.capture.gather import Words, describe, gather
+from vmbus.capture.outputs import write_all
 from vmbus.capture.reader import PACKET_BLOCKS, CannotOpen, Interface, NotACapture, Record, Section, packet_record
 from vmbus.capture.walk import KNOWN_TYPES, MAX_BLOCK, Block, BlockWalker, Damage, OpenedSource, open_source
 
@@ -164,7 +165,7 @@ class CaptureStore:
                 self._source.close()
                 self._source = None
                 return
-            os.write(self._fd, piece)
+            write_all(self._fd, piece)
 
     # Indexing
 

@@ -63,7 +63,8 @@ class Writer:
                 )
             )
         if plan.get("flight_bytes"):
-            self._flight = FlightOutput(self._assembler, int(plan["flight_bytes"]))
+            problem_path = Path(plan["flight_file"]) if plan.get("flight_file") else None
+            self._flight = FlightOutput(self._assembler, int(plan["flight_bytes"]), problem_path)
             self._outputs.append(self._flight)
         if plan.get("stream"):
             options = {"buffer_size": int(plan["stream_buffer"])} if plan.get("stream_buffer") else {}
