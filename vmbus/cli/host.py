@@ -104,6 +104,9 @@ def command(
     flight: Annotated[
         int, typer.Option(min=0, metavar="MEGABYTES", help="Keep so much of the latest traffic for `vmbus ctl dump`.")
     ] = 0,
+    flight_file: Annotated[
+        str, typer.Option(metavar="FILE", help="Write that to FILE_00001 and so on whenever a problem is noticed.")
+    ] = "",
     state: Annotated[
         Path | None,
         typer.Option(metavar="FILE", dir_okay=False, help="Keep the guest's state here; go on from it when restarted."),
@@ -129,6 +132,7 @@ def command(
                 stream=stream_path,
                 snap_length=snap,
                 flight_bytes=flight << 20,
+                flight_file=flight_file,
             )
             recorder = stack.enter_context(Recorder(plan))
         servicing = None if state is None else Servicing(state)
