@@ -117,6 +117,10 @@ def command(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="vmbus: %(message)s", stream=sys.stderr
     )
+    if (rotate or rotate_seconds or keep) and not capture:
+        raise typer.BadParameter("--rotate, --rotate-seconds and --keep are about the files of --capture")
+    if flight_file and not flight:
+        raise typer.BadParameter("--flight-file needs --flight, which says how much is kept")
     address = parse_address(listen, schemes=("unix",))
     latency = None if monitor_latency is None else 10 * monitor_latency
     with contextlib.ExitStack() as stack:
