@@ -28,6 +28,8 @@ def tree(tmp_path: Path) -> Path:
         "arch/um/Kbuild": NEW_KBUILD,
         "arch/um/Makefile": "ARCH_DIR := arch/um\n",
         "arch/arm64/Kconfig": "config ARM64\n",
+        "arch/um/kernel/vmlinux.lds.S": "a linker script",
+        "vmlinux": "made by a build",
         "drivers/net/hyperv/netvsc.c": "int netvsc;\n",
         "drivers/net/hyperv/netvsc.o": "object",
         "include/generated/autoconf.h": "generated",
@@ -50,6 +52,7 @@ def test_a_copy_holds_the_source_the_shim_and_two_more_lines(tree: Path, tmp_pat
     assert copied["arch/um/Kbuild"] == NEW_KBUILD.encode() + b"obj-y += hyperv/\n"
     assert b'\nsource "arch/um/hyperv/Kconfig"\n' in copied["arch/um/Kconfig"]
     assert set(shim_files()) <= set(copied) and "arch/arm64/Kconfig" in copied
+    assert "arch/um/kernel/vmlinux.lds.S" in copied and "vmlinux" not in copied
     assert not any(name.endswith(".o") or name.startswith(("include/gen", ".git")) for name in copied)
 
 

@@ -22,7 +22,9 @@ _SHIM_PLACES = {"hyperv": "arch/um/hyperv", "asm": "arch/um/include/asm"}
 _KCONFIG = "arch/um/Kconfig"
 _UNPACKED = ".vmbus-unpacked"
 
-_MADE_BY_BUILDS = re.compile(r"\.(o|a|ko|cmd|d|order|mod|mod\.c|symvers)$|^\.config|^vmlinux|^System\.map$")
+_MADE_BY_BUILDS = re.compile(
+    r"\.(o|a|ko|cmd|d|order|mod|mod\.c|symvers)$|^\.config|^(\.tmp_)?vmlinux(\.(map|unstripped))?$|^System\.map$"
+)
 _SKIPPED_DIRECTORIES = re.compile(r"^\.git$|(^|/)include/generated$|^include/config$")
 
 
