@@ -2,26 +2,35 @@
 
 Host and guest are the ordinary commands, in processes of their own; this one attaches to the host's stream like any
 other viewer.  Without a terminal, or with ``--headless``, it watches for a few seconds and prints a summary.
+
+The processes are forked from this one, which has imported what both need: each would take half a second to do so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vmbus.errors import VmbusError
 
-_START_TIMEOUT = 20.0
+_START_SECONDS = 20.0
+_STOP_SECONDS = 15.0
+_PR_SET_PDEATHSIG = 1
 
 
 class DemoFailed(VmbusError):
@@ -38,8 +47,7 @@ class Stage:
         self._guest_kind = guest
         self._capture = capture
         self._stopping = False
-        self._processes: list[subprocess.Popen[str]] = []
-        self._logs: list[IO[str]] = []
+        self._processes: dict[str, ForkProcess] = {}
 
     def start(self, seconds: float | None) -> None:
         """Start the host and wait until it listens, then the guest."""
@@ -47,11 +55,11 @@ class Stage:
         if self._capture:
             host += ["--capture", self._capture]
         process = self._run("host", host)
-        deadline = time.monotonic() + _START_TIMEOUT
-        while not Path(self.stream.removeprefix("unix:")).is_socket() or not (self.directory / "host").is_socket():
-            if process.poll() is not None or time.monotonic() > deadline:
+        deadline = time.monotonic() + _START_SECONDS
+        while not ((self.directory / "stream").is_socket() and (self.directory / "host").is_socket()):
+            if not process.is_alive() or time.monotonic() > deadline:
                 raise DemoFailed(f"the host did not start: {self._last_line('host')}")
-            time.sleep(0.02)
+            time.sleep(0.01)
         if self._guest_kind == "linux":
             self._run("guest", ["guest", "run", self.address, *self._linux_script(seconds)])
         else:
@@ -72,41 +80,57 @@ class Stage:
         script.write_text("\n".join(lines) + "\n")
         return ["--script", str(script), "--console", str(self.directory / "console")]
 
-    def _run(self, name: str, arguments: list[str]) -> subprocess.Popen[str]:
-        log = (self.directory / f"{name}.log").open("w")
-        self._logs.append(log)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vmbus", *arguments],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
-        self._processes.append(process)
+    def _run(self, name: str, arguments: list[str]) -> ForkProcess:
+        target = multiprocessing.get_context("fork").Process
+        process = target(target=_command, args=(arguments, self.directory / f"{name}.log"), name=f"vmbus-{name}")
+        process.start()
+        self._processes[name] = process
         return process
 
     def _last_line(self, name: str) -> str:
-        lines = (self.directory / f"{name}.log").read_text().splitlines()
+        log = self.directory / f"{name}.log"
+        lines = log.read_text().splitlines() if log.exists() else []
         return lines[-1] if lines else "it said nothing"
 
     def check(self) -> None:
         """Raise ``DemoFailed`` if the host or the guest has failed."""
         if self._stopping:
             return
-        for name, process in zip(("host", "guest"), self._processes, strict=False):
-            if process.poll() not in (None, 0):
-                raise DemoFailed(f"the {name} ended with status {process.returncode}: {self._last_line(name)}")
+        for name, process in self._processes.items():
+            if process.exitcode not in (None, 0):
+                raise DemoFailed(f"the {name} ended with status {process.exitcode}: {self._last_line(name)}")
 
     def stop(self) -> None:
         """End the guest, then the host; the host completes its capture."""
         self._stopping = True
-        for process in reversed(self._processes):
-            if process.poll() is None:
-                process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
+        for process in reversed(self._processes.values()):
+            process.terminate()
+            process.join(_STOP_SECONDS)
+            if process.is_alive():
                 process.kill()
-                process.wait()
-        for log in self._logs:
-            log.close()
+                process.join()
+
+
+def _command(arguments: list[str], log: Path) -> None:
+    """In a forked process: become the ``vmbus`` command, with its output in a file, for as long as the demo lives."""
+    from vmbus.cli import main
+
+    os.setsid()  # an interrupt of the terminal is for the demo, which ends this in good order
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number, descriptor in enumerate((nothing, output, output)):
+        os.dup2(descriptor, number)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - it lives as long as the process
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.exit(main(arguments))
+
+
+def _import_commands() -> None:
+    """What host and guest are made of, before they are forked."""
+    import vmbus.cli.guest
+    import vmbus.cli.host
+    import vmbus.guest.program  # noqa: F401
 
 
 @contextlib.contextmanager
@@ -114,6 +138,7 @@ def staged(guest: str, capture: str, seconds: float | None) -> Iterator[Stage]:
     """A running host and guest."""
     if guest == "linux":
         _build_linux_kernel()
+    _import_commands()
     with tempfile.TemporaryDirectory(prefix="vmbus-demo-") as directory:
         stage = Stage(Path(directory), guest, capture)
         try:
@@ -173,8 +198,8 @@ def command(
         if capture and not as_json:
             print(f"capture: {capture} (look at it with: vmbus tui {capture})")
         return
-    from tui.app import VmbusApp
+    from tui.command import show
     from tui.feed import Feed
 
     with staged(guest, capture, None) as stage:
-        VmbusApp(Feed(stage.stream), title=f"demo: host and {guest.capitalize()} guest").run()
+        show(Feed(stage.stream), f"demo: a host and a {guest.capitalize()} guest")
