@@ -14,6 +14,7 @@ import typer
 
 from vmbus.capture.recorder import DEFAULT_SNAP_LENGTH, Recorder, RecordingPlan
 from vmbus.devices.catalog import make_devices
+from vmbus.devices.hvsocket import VsockRelay
 from vmbus.host import Host
 from vmbus.host.ctl import CtlSocket
 from vmbus.host.servicing import Servicing
@@ -83,6 +84,13 @@ def command(
         typer.Option(help="A network card: tap:NAME or embedded, with [,mac=..][,mtu=..]; repeatable."),
     ] = None,
     device: Annotated[list[str] | None, typer.Option(help="Another device: echo; repeatable.")] = None,
+    vsock: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Relay the guest's AF_VSOCK: connect here and say CONNECT PORT, listen at PATH_PORT for the guest.",
+        ),
+    ] = "",
     monitor_latency: Annotated[
         int | None,
         typer.Option(min=1, max=6553, metavar="MICROSECONDS", help="Signal through monitor pages, so late at most."),
@@ -143,6 +151,9 @@ def command(
         host = Host(devices, tap=recorder.tap if recorder is not None else None, servicing=servicing)
         stack.callback(host.close)
         host.listen(address)
+        if vsock:
+            host.sockets = relay = VsockRelay(host, parse_address(vsock, schemes=("unix",)).path)
+            stack.callback(relay.close)
         stop = StopSignals(host)
         stack.callback(stop.close)
         recording = None if recorder is None else Recording(host, recorder)

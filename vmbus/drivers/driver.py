@@ -131,6 +131,10 @@ class DriverBus(Protocol):
 
     def teardown_gpadl(self, channel: Channel, gpadl_id: int) -> Promise[None]: ...
 
+    def connect_socket(self, service_id: UUID, endpoint_id: UUID) -> Promise[int]:
+        """Ask the host for a socket; its channel is offered with these ids, and the promise is of the channel's id."""
+        ...
+
     def wait(self, promise: Promise[T], timeout: float = 30.0) -> T:
         """Run the loop until the promise is settled; :class:`DriverError` when ``timeout`` seconds were not enough."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
 
 from vmbus.channel import Channel, ChannelIdentity
 from vmbus.control import guest_events as events
@@ -47,6 +48,7 @@ class GuestBus:
         self._gpadls: dict[int, Promise[int]] = {}
         self._teardowns: dict[int, Promise[None]] = {}
         self._modified: dict[int, Promise[None]] = {}
+        self._sockets: dict[tuple[UUID, UUID], Promise[int]] = {}
 
     @property
     def loop(self) -> Loop:
@@ -176,6 +178,28 @@ class GuestBus:
         else:
             promise.reject(DriverError(f"the host did not modify channel {event.channel_id}"))
 
+    # Sockets
+
+    def connect_socket(self, service_id: UUID, endpoint_id: UUID) -> Promise[int]:
+        """Ask the host for a socket to one of its services; the promise is of its channel's id.
+
+        The channel is offered like any other, with the two ids as interface and instance.
+        """
+        promise: Promise[int] = Promise()
+        self._sockets[endpoint_id, service_id] = promise
+        self._guest.control.tl_connect(endpoint_id, service_id)
+        self._guest.post()
+        return promise
+
+    def socket_connected(self, event: events.TlConnectFinished) -> None:
+        promise = self._sockets.pop((event.endpoint_id, event.service_id), None)
+        if promise is None:
+            return
+        if event.channel_id is not None:
+            promise.resolve(event.channel_id)
+        else:
+            promise.reject(DriverError(f"the host refused a socket to {event.service_id}"))
+
     # Memory
 
     def create_gpadl(self, channel: Channel, pfns: Sequence[int]) -> Promise[int]:
@@ -213,12 +237,16 @@ class GuestBus:
     # Ending
 
     def rescinded(self, channel_id: int) -> None:
-        """The host took a channel back: nobody waits for it any more, and its pages are ours again."""
+        """The host took a channel back: nobody waits for it any more, and its pages are ours again.
+
+        What the host sent before is still handled.
+        """
         opening = self._open.pop(channel_id, None)
         if opening is None:
             return
         self._guest.channels.pop(channel_id, None)
         if opening.channel is not None:
+            opening.channel.service()
             opening.channel.close()
         else:
             opening.rings.close()
@@ -238,6 +266,9 @@ class GuestBus:
             promise.reject(error)
         for waiting in (*self._teardowns.values(), *self._modified.values()):
             waiting.reject(error)
+        for wanted in self._sockets.values():
+            wanted.reject(error)
+        self._sockets.clear()
         self._gpadls.clear()
         self._teardowns.clear()
         self._modified.clear()

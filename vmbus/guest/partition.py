@@ -86,6 +86,7 @@ class Guest:
             events.GpadlTornDown: self.bus.gpadl_torn_down,
             events.OpenFinished: self.bus.open_finished,
             events.ChannelModified: self.bus.channel_modified,
+            events.TlConnectFinished: self.bus.socket_connected,
             events.UnloadFinished: self._unload_finished,
             events.HostViolation: lambda event: self.note(str(event)),
         }

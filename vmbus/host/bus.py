@@ -63,7 +63,8 @@ class DeviceSlot:
         def take_back() -> None:
             if self._host.partition is not partition or not self._retiring:
                 return
-            if any(not channel.is_at_rest for channel in self.channels.values()) and time.monotonic() < deadline:
+            settled = all(self.device.has_settled(channel) for channel in self.channels.values())
+            if not settled and time.monotonic() < deadline:
                 self.loop.call_later(0.001, take_back)
                 return
             self._retiring = False

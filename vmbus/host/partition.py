@@ -429,7 +429,14 @@ class HostPartition:
             self.host.loop.call_soon(channel.service)
 
     def _tl_connect_requested(self, event: events.TlConnectRequested) -> None:
-        self.react(self.control.tl_connect_result(event.endpoint_id, event.service_id, success=False))
+        def refuse() -> None:
+            if self.host.partition is self:
+                self.react(self.control.tl_connect_result(event.endpoint_id, event.service_id, success=False))
+
+        if self.host.sockets is None:
+            refuse()
+        else:
+            self.host.sockets.guest_connects(event.endpoint_id, event.service_id, event.silo_id, refuse)
 
     def _crash_register(self, number: int, value: int) -> None:
         self._crash[number] = value
@@ -455,6 +462,9 @@ def _host_pages(memory: GuestMemory) -> events.MonitorPages:
 
 def control_traits(traits: OfferTraits) -> ControlTraits:
     """A device's offer in the control plane's words."""
+    if traits.hvsocket is not None:
+        socket = ControlTraits.hvsocket(to_guest=traits.hvsocket == "connects", silo_id=traits.silo_id)
+        return replace(socket, monitor_latency=traits.monitor_latency)
     if traits.pipe is not None:
         pipe_type = PipeType.MESSAGE if traits.pipe == "message" else PipeType.BYTE
         pipe = ControlTraits.pipe(pipe_type, user_defined=traits.user_defined)

@@ -6,7 +6,8 @@ import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count
-from typing import Any
+from typing import Any, Protocol
+from uuid import UUID
 
 from vmbus.devices.device import Device
 from vmbus.errors import VmbusError
@@ -35,6 +36,18 @@ class _BusyHost:
         raise AttributeError(name)
 
 
+class SocketService(Protocol):
+    """Offers a channel for each socket between the guest and this side (``vmbus.devices.hvsocket``)."""
+
+    def guest_connects(
+        self, endpoint_id: UUID, service_id: UUID, silo_id: UUID, refuse: Callable[[], None]
+    ) -> None:
+        """The guest wants a socket to a service: offer a device with these ids, or call ``refuse``."""
+
+    def guest_left(self) -> None:
+        """No socket of that guest is worth anything any more."""
+
+
 class Host:
     """Serves the devices to one guest at a time.
 
@@ -56,6 +69,8 @@ class Host:
         self.partition: HostPartition | None = None
         self.servicing = servicing
         """What keeps the guest's state for the next process, if this host is one that can be serviced."""
+        self.sockets: SocketService | None = None
+        """What answers the guest's wishes for sockets to this side; without it they are refused."""
         self.slots: list[DeviceSlot] = []
         self.guests_served = 0
         self._is_stopping = False
@@ -70,7 +85,10 @@ class Host:
     # Devices
 
     def plug(self, device: Device) -> DeviceSlot:
-        """Add a device; a guest that is connected is offered it at once."""
+        """Add a device; a guest that is connected is offered it at once.
+
+        Raises ``AlreadyOffered`` or ``TooManyChannels``; the device is the caller's to close then.
+        """
         slot = DeviceSlot(self, device)
         taken = {other.label for other in self.slots}
         numbered = (f"{device.name}{number}" for number in count(2))
@@ -78,15 +96,25 @@ class Host:
         device.attach(slot)
         self.slots.append(slot)
         if self.partition is not None:
-            self.partition.offer(slot)
+            try:
+                self.partition.offer(slot)
+            except VmbusError:
+                self.slots.remove(slot)
+                raise
         return slot
 
     def unplug(self, slot: DeviceSlot) -> None:
         """Rescind a device's offers, and release it as soon as no guest uses it any more."""
-        self.slots.remove(slot)
-        slot.remove()
+        if slot in self.slots:
+            self.slots.remove(slot)
+            slot.remove()
 
     # Guests
+
+    @property
+    def has_guest(self) -> bool:
+        """Whether a guest's hello has been accepted."""
+        return self.partition is not None and self.partition.memory is not None
 
     def listen(self, address: Address) -> None:
         """Wait for guests at ``address``.  Raises ``AddressError``."""
@@ -128,6 +156,8 @@ class Host:
         self._connection = None
         for slot in self.slots:
             slot.guest_left()
+        if self.sockets is not None:
+            self.sockets.guest_left()
         if self._on_guest is not None:
             self._on_guest(False)
 

@@ -52,7 +52,7 @@ def parse_address(text: str, schemes: tuple[str, ...] = ("unix", "fd")) -> Addre
     return Address(scheme, params)
 
 
-def listen(address: Address, *, mode: int = 0o600) -> socket.socket:
+def listen(address: Address, *, mode: int = 0o600, backlog: int = 16) -> socket.socket:
     """A listening socket at ``unix:PATH``; a socket file that nobody listens on any more is replaced.
 
     Raises ``AddressError`` when somebody does, or when the path cannot be used.
@@ -67,7 +67,7 @@ def listen(address: Address, *, mode: int = 0o600) -> socket.socket:
             listener.bind(address.params)
         finally:
             os.umask(before)
-        listener.listen(16)
+        listener.listen(backlog)
     except OSError as error:
         listener.close()
         raise AddressError(f"cannot listen on {address}: {error.strerror or error}") from None
