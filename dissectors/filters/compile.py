@@ -38,6 +38,7 @@ from dissectors.filters.grammar import (
     Not,
     Presence,
 )  # fmt: skip
+from vmbus.wire.capture import RecordKind
 from vmbus.wire.schema import Format
 from vmbus.wire.tree import Node
 
@@ -268,7 +269,11 @@ def formats_below(fmt: type[Format]) -> frozenset[type[Format]]:
 
 
 def _tree_values(name: str, kind: Type) -> Values:
-    """The values of all fields of a record that a dotted name means."""
+    """The values of all fields of a record that a dotted name means.
+
+    A completion has the fields of its request as well, where it has none of that name: the code of a command and the
+    time it took are then found in one record.
+    """
     *way, last = name.split(".")
     wanted = _TESTS[kind]
 
@@ -277,6 +282,14 @@ def _tree_values(name: str, kind: Type) -> Values:
         return any(field.name == last for found in formats_below(fmt) for field in found.FIELDS)
 
     def values(item: Decoded) -> Iterator[Any]:
+        has_own = False
+        for value in own_values(item):
+            has_own = True
+            yield value
+        if not has_own and item.request is not None and item.kind == RecordKind.PACKET:
+            yield from own_values(item.request)
+
+    def own_values(item: Decoded) -> Iterator[Any]:
         layers = item.layers
         within = any(layer.within for layer in layers)
         if not within and not any(layer.format is not None and can_hold(layer.format) for layer in layers):

@@ -16,10 +16,11 @@ def numbers(script: Script, text: str) -> list[int]:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("vstor.cdb.opcode == READ_10", [10]),
-        ("opcode == READ_10 || opcode == INQUIRY", [10, 13]),
+        ("vstor.cdb.opcode == READ_10", [10, 12]),
+        ('vstor.cdb.opcode == READ_10 && latency > 1us && channel ~ "scsi"', [12]),
+        ("opcode == READ_10 || opcode == INQUIRY", [10, 12, 13, 15]),
         ("scsi.transfer10.lba in {1, 2000..2100} and not request", [10]),
-        ("vstor.cdb.opcode != READ_10", [13, 16]),
+        ("vstor.cdb.opcode != READ_10", [13, 15, 16, 17]),
         ("scsi_status == CHECK_CONDITION", [17]),
         ("latency > 1us && kind == packet && request", [12, 15]),
         ("latency >= 2us && request", [12, 15]),
@@ -32,7 +33,7 @@ def numbers(script: Script, text: str) -> list[int]:
         ("standard_inquiry", [14]),
         ("!(kind == message) && direction == to_host", [8, 10, 13, 16]),
         ("number < 3 or number == 17", [1, 2, 17]),
-        ("pfns == 5", [10, 13, 16]),
+        ("pfns == 5 && !request", [10, 13, 16]),
         ("message_type == OFFER_CHANNEL", [3]),
         ("volume >= 4KiB", [11]),
         ("channel.id == 3 && transaction == 0x2", [10, 11, 12]),
@@ -47,7 +48,7 @@ def test_a_filter_selects_records(disk: Script, text: str, found: list[int]) -> 
 def test_fields_of_network_protocols_are_found_by_their_protocol(card: Script) -> None:
     assert len(numbers(card, "rndis.message_type == PACKET")) == 2
     assert len(numbers(card, "rndis.frame contains ff:ff:ff:ff:ff:ff")) == 2
-    assert len(numbers(card, "nvsp && transfer_page_set_id == 0xcafe")) == 2
+    assert len(numbers(card, "nvsp && transfer_page_set_id == 0xcafe && !request")) == 2
 
 
 @pytest.mark.parametrize(
