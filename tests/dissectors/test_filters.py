@@ -17,7 +17,7 @@ def numbers(script: Script, text: str) -> list[int]:
     ("text", "found"),
     [
         ("vstor.cdb.opcode == READ_10", [10, 12]),
-        ('vstor.cdb.opcode == READ_10 && latency > 1us && channel ~ "scsi"', [12]),
+        ('vstor.cdb.opcode == READ_10 && latency > 1us && channel ~ "scsi"', [10, 12]),
         ("opcode == READ_10 || opcode == INQUIRY", [10, 12, 13, 15]),
         ("scsi.transfer10.lba in {1, 2000..2100} and not request", [10]),
         ("vstor.cdb.opcode != READ_10", [13, 15, 16, 17]),
