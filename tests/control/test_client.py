@@ -557,6 +557,15 @@ class TestReserved:
         guest >> control.OpenResult(channel_id=1, open_id=0, status=1) << ev.OpenFinished
         assert not guest.client.channels
 
+    def test_memory_that_waits_for_an_answer_is_given_up_with_the_connection(self, guest):
+        guest.connect(Version.V5_3)
+        guest.offered(1)
+        (guest >> (lambda: guest.client.create_gpadl(1, [GpaRange(4096, 0, (1,))]))).ignore()
+        (guest >> (lambda: guest.client.open_reserved(1, 5, 1, target_vp=2, target_sint=3))).ignore()
+        (guest >> (lambda: guest.client.unload())).ignore()
+        guest >> control.UnloadComplete() << ev.UnloadFinished()
+        assert list(guest.client.channels) == [1] and not guest.client.gpadls
+
     def test_it_is_not_opened_while_the_channel_is_released(self, guest):
         guest.connect()
         guest.offered(1)

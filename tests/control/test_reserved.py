@@ -97,6 +97,15 @@ def test_unload_leaves_it_open_and_it_is_closed_afterwards(host):
     assert not host.server.gpadls
 
 
+def test_after_unload_its_memory_is_not_answered_for(host, page):
+    host.connect()
+    (host >> page(1, 10)).ignore()
+    (host >> open_reserved()).ignore()
+    (host >> control.Unload()).ignore()
+    host >> (lambda: host.server.gpadl_created(1, 10))
+    host >> (lambda: host.server.open_finished(1)) << RESULT
+
+
 def test_it_lives_through_a_new_connection_and_is_not_offered_there(host):
     reserve(host.connect())
     (host >> control.Unload()).ignore()

@@ -262,6 +262,8 @@ class ControlClient(ClientSaved):
         for channel in list(self.channels.values()):
             if channel.state not in RESERVED:
                 self._drop(channel)
+        for gpadl in [gpadl for gpadl in self.gpadls.values() if gpadl.waits]:
+            self._forget_gpadl(gpadl)  # of a reserved channel: no answer comes any more
         self.monitor_pages, self.host_monitor_pages = None, False
         self.version, self.features = None, NO_FEATURES
         self._emit(UnloadFinished())

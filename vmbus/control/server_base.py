@@ -149,6 +149,11 @@ class ServerBase:
     def _send(self, body: Format, target: Target | None = None) -> None:
         self._outbox.post(build_message(body), target)
 
+    def _tell(self, body: Format) -> None:
+        """Send what belongs to the connection, if there still is one: reserved channels outlive theirs."""
+        if self.version is not None:
+            self._send(body)
+
     def _send_offer(self, channel: Channel) -> None:
         assert self.info is not None
         channel.state = HostChannel.OFFERED

@@ -243,9 +243,8 @@ class ServerChannels(ServerGpadls):
         self._rescind_gpadls(channel)
         self._refuse_open(channel)
         self._not_in_use(channel)
-        if known_to_guest and self.version is not None:
-            # Without a connection only reserved channels are known, and nobody listens.
-            self._send(control.RescindChannelOffer(channel_id=channel.channel_id))
+        if known_to_guest:
+            self._tell(control.RescindChannelOffer(channel_id=channel.channel_id))
         if _step(channel, Step.RESCIND, IllegalChannelState) is HostChannel.GONE:
             self._remove(channel)
 

@@ -148,7 +148,7 @@ class ServerGpadls(ServerBase):
         gpadl.advance(Step.TEARDOWN)
         if channel.state.is_rescinded:
             self._forget(gpadl)
-            self._send(GpadlTorndown(gpadl_id=gpadl.gpadl_id))
+            self._tell(GpadlTorndown(gpadl_id=gpadl.gpadl_id))
         else:
             self._emit(GpadlTeardownRequested(gpadl.channel_id, gpadl.gpadl_id))
 
@@ -174,7 +174,7 @@ class ServerGpadls(ServerBase):
             self._stray(f"GPADL {gpadl_id:#x} of channel {channel_id} was torn down, but nobody asked for it")
             return
         if not self.offers.own(channel_id).state.is_released:
-            self._send(GpadlTorndown(gpadl_id=gpadl_id))
+            self._tell(GpadlTorndown(gpadl_id=gpadl_id))
         self._forget(gpadl)
 
     # What happens to a channel
@@ -189,7 +189,7 @@ class ServerGpadls(ServerBase):
             elif gpadl.state is HostGpadl.OFFERED:
                 self._answer_created(gpadl.channel_id, gpadl.gpadl_id, Status.UNSUCCESSFUL)
             else:
-                self._send(GpadlTorndown(gpadl_id=gpadl.gpadl_id))
+                self._tell(GpadlTorndown(gpadl_id=gpadl.gpadl_id))
             gpadl.advance(Step.RESCIND)
             self._forget(gpadl)
 
@@ -216,4 +216,4 @@ class ServerGpadls(ServerBase):
             del self._in_progress[gpadl.gpadl_id]
 
     def _answer_created(self, channel_id: int, gpadl_id: int, status: Status) -> None:
-        self._send(GpadlCreated(channel_id=channel_id, gpadl_id=gpadl_id, status=status))
+        self._tell(GpadlCreated(channel_id=channel_id, gpadl_id=gpadl_id, status=status))
