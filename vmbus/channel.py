@@ -523,7 +523,7 @@ class Channel:
             (view,) = views
             self.tap.external(self.channel_id, direction, transaction_id, offset + len(view), [view[:left]], offset)
             return
-        length = offset + sum(len(view) for view in views)
+        length = offset + sum(map(len, views))
         data: list[memoryview] = []
         for view in views:
             if left <= 0:
