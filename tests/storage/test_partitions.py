@@ -24,7 +24,7 @@ class ThreeSubchannels(StorageDriver):
     """A driver that wants four channels in all."""
 
     def __init__(self) -> None:
-        super().__init__(subchannels=3, processors=4)
+        super().__init__(subchannels=3)
 
 
 def disk_of(

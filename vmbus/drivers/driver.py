@@ -110,6 +110,11 @@ class DriverBus(Protocol):
         """The guest's own pages: take buffers from here, and give them back."""
         ...
 
+    @property
+    def processors(self) -> int:
+        """How many the guest has: a driver of several channels spreads them."""
+        ...
+
     def open(
         self,
         offer: ChannelOffer,
@@ -130,10 +135,6 @@ class DriverBus(Protocol):
         ...
 
     def teardown_gpadl(self, channel: Channel, gpadl_id: int) -> Promise[None]: ...
-
-    def connect_socket(self, service_id: UUID, endpoint_id: UUID) -> Promise[int]:
-        """Ask the host for a socket; its channel is offered with these ids, and the promise is of the channel's id."""
-        ...
 
     def wait(self, promise: Promise[T], timeout: float = 30.0) -> T:
         """Run the loop until the promise is settled; :class:`DriverError` when ``timeout`` seconds were not enough."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar, Protocol, TypeVar, cast
 from uuid import UUID
 
 from vmbus.channel import Channel, ChannelHandler
@@ -21,6 +21,8 @@ from vmbus.ring.packet import IN_BAND
 from vmbus.ring.pipe import MAX_PIPE_PAYLOAD, frame, unframe
 from vmbus.wire.hvsocket import port_of_service, service_of_port
 from vmbus.wire.offer import HvsockUserDefined
+
+T = TypeVar("T")
 
 FIRST_EPHEMERAL_PORT = 0x8000_0000
 
@@ -119,6 +121,16 @@ class _SocketDriver(Driver):
         self.stream.reject(DriverError("the host took the socket back"))
 
 
+class SocketBus(Protocol):
+    """What a guest's runtime gives its sockets, beside what it gives every driver."""
+
+    def connect_socket(self, service_id: UUID, endpoint_id: UUID) -> Promise[int]:
+        """Ask the host for a socket; its channel is offered with these ids, and the promise is of the channel's id."""
+        ...
+
+    def wait(self, promise: Promise[T], timeout: float = 30.0) -> T: ...
+
+
 class GuestSockets:
     """The sockets of one guest.  ``accepted`` holds the streams of each port that is listened at, as they come."""
 
@@ -132,7 +144,7 @@ class GuestSockets:
         """Accept connections of the host to this port."""
         self.accepted[port] = deque()
 
-    def connect(self, bus: DriverBus, port: int, timeout: float = 10.0) -> GuestStream:
+    def connect(self, bus: SocketBus, port: int, timeout: float = 10.0) -> GuestStream:
         """Connect to a port of the host.  Raises ``DriverError`` when it is refused, or not answered in time."""
         self._next_port += 1
         endpoint = service_of_port(self._next_port)

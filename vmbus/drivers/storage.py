@@ -328,7 +328,6 @@ class StorageDriver(Driver):
         versions: Sequence[VstorVersion] = VERSIONS,
         ring_pages: int = 32,
         subchannels: int = 0,
-        processors: int = 1,
     ) -> None:
         """``subchannels`` is how many to ask for; the host may have fewer. They are spread over the processors."""
         self.ready: Promise[StorageLink] = Promise()
@@ -336,7 +335,6 @@ class StorageDriver(Driver):
         self._versions = versions
         self._ring_pages = ring_pages
         self._subchannels = subchannels
-        self._processors = processors
         self._bus: DriverBus | None = None
 
     def attach(self, bus: DriverBus, offer: ChannelOffer) -> None:
@@ -365,7 +363,7 @@ class StorageDriver(Driver):
 
     def subchannel_offered(self, offer: ChannelOffer) -> None:
         if self._bus is not None and self.link is not None:
-            vp = offer.subchannel_index % self._processors
+            vp = offer.subchannel_index % self._bus.processors
             self._bus.open(offer, self._ring_pages, self._ring_pages, target_vp=vp).then(self._subchannel_opened)
 
     def _subchannel_opened(self, opened: Promise[Channel]) -> None:

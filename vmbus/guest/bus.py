@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
@@ -61,6 +62,10 @@ class GuestBus:
     @property
     def pages(self) -> PageAllocator:
         return self._guest.pages
+
+    @property
+    def processors(self) -> int:
+        return self._guest.vp_count
 
     def wait(self, promise: Promise[T], timeout: float = 30.0) -> T:
         self.loop.run(lambda: promise.done or self._guest.gone is not None, timeout=timeout)
@@ -125,7 +130,7 @@ class GuestBus:
             rings=opening.rings,
             memory=self.memory,
             loop=self.loop,
-            signal=lambda: self._guest.signal(connection_id, opening.target_vp, monitor_id),
+            signal=lambda: self._guest.signal(connection_id, channel.target_vp or 0, monitor_id),
             receives=Direction.HOST_TO_GUEST,
             tap=self._guest.tap,
             on_failure=lambda failed, error: self._guest.note(f"{failed!r} fails: {error}"),
@@ -158,16 +163,26 @@ class GuestBus:
         torn_down.then(lambda _: self.pages.free(opening.pfns))
 
     def modify(self, channel: Channel, target_vp: int) -> Promise[None]:
-        """Let the host interrupt another processor for the channel."""
+        """Let the host interrupt another processor for the channel.
+
+        When the promise is settled the old one hears no more of it. Hosts before 5.3 do not say so: it is settled at
+        once, and the old processor may be interrupted once more.
+        """
         promise: Promise[None] = Promise()
         self._guest.control.modify_channel(channel.channel_id, target_vp)
-        channel.target_vp = target_vp
         if self._guest.control.channels[channel.channel_id].modifying:
             self._modified[channel.channel_id] = promise
+            promise.then(lambda done: self._moved(channel, target_vp, done))
         else:
+            channel.target_vp = target_vp
             promise.resolve(None)
         self._guest.post()
         return promise
+
+    def _moved(self, channel: Channel, target_vp: int, done: Promise[None]) -> None:
+        with suppress(VmbusError):  # refused: it stays where it was
+            done.result()
+            channel.target_vp = target_vp
 
     def channel_modified(self, event: events.ChannelModified) -> None:
         promise = self._modified.pop(event.channel_id, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -49,8 +50,12 @@ class Guest:
         loop: Loop | None = None,
         guest_id: UUID | None = None,
         host_pages: bool = True,
+        message_vp: int = 0,
     ) -> None:
-        """``host_pages``: the host may provide the monitor pages; otherwise they are this guest's own."""
+        """``host_pages``: the host may provide the monitor pages; otherwise they are this guest's own.
+
+        ``message_vp`` is the processor whose message slot gets the host's control messages.
+        """
         self.loop = loop or Loop()
         self.memory = GuestMemory.create(memory_size)
         self.pages = PageAllocator(self.memory, spared=HOST_PAGE_COUNT)
@@ -70,6 +75,10 @@ class Guest:
         self._versions = tuple(sorted(versions, reverse=True))
         self._features = features
         self._connection = HostConnection(connection)
+        self.vp_count = vp_count
+        self.flags_seen: Counter[tuple[int, int]] = Counter()
+        """How often a processor found a channel's event flag, by processor and channel id."""
+        self._message_vp = message_vp
         self._interrupts = new_interrupts(vp_count)
         self._guest_id = guest_id or uuid4()
         self._vps: list[GuestSynicVp] = []
@@ -109,7 +118,10 @@ class Guest:
             self.loop.watch(interrupt, partial(self._interrupted, vp, interrupt))
         to_guest, to_host = (pfn << PAGE_SHIFT for pfn in self.pages.allocate(2))
         self.control.connect(
-            versions=self._versions, features=self._features, monitor_pages=MonitorPages(to_guest, to_host)
+            versions=self._versions,
+            features=self._features,
+            target_message_vp=self._message_vp,
+            monitor_pages=MonitorPages(to_guest, to_host),
         )
         self.post()
         self._run_until(lambda: self._offers_delivered, timeout, "the host did not deliver its offers")
@@ -235,6 +247,7 @@ class Guest:
         for flag in vp.take_event_flags(VMBUS_SINT):
             channel = self.channels.get(flag)
             if channel is not None:
+                self.flags_seen[vp.index, flag] += 1
                 channel.on_signal()
 
     def act_on(self, happened: Sequence[events.GuestEvent]) -> None:

@@ -39,9 +39,7 @@ class _BusyHost:
 class SocketService(Protocol):
     """Offers a channel for each socket between the guest and this side (``vmbus.devices.hvsocket``)."""
 
-    def guest_connects(
-        self, endpoint_id: UUID, service_id: UUID, silo_id: UUID, refuse: Callable[[], None]
-    ) -> None:
+    def guest_connects(self, endpoint_id: UUID, service_id: UUID, silo_id: UUID, refuse: Callable[[], None]) -> None:
         """The guest wants a socket to a service: offer a device with these ids, or call ``refuse``."""
 
     def guest_left(self) -> None:

@@ -15,6 +15,7 @@ from vmbus.loop import Loop
 from vmbus.memory import GuestMemory
 from vmbus.pages import PageAllocator
 from vmbus.testing.channels import ChannelPair
+from vmbus.wire.control_values import NO_MONITOR
 from vmbus.wire.guids import NETWORK
 
 T = TypeVar("T")
@@ -29,6 +30,8 @@ class Offer:
     channel_id: int = 1
     subchannel_index: int = 0
     user_defined: bytes = b""
+    monitor_id: int = NO_MONITOR
+    monitor_allocated: int = 0
 
 
 class Wire:
@@ -72,6 +75,10 @@ class Wire:
     @property
     def pages(self) -> PageAllocator:
         return self.pair.pages
+
+    @property
+    def processors(self) -> int:
+        return 1
 
     def open(
         self,

@@ -142,7 +142,8 @@ class NetworkDriver(Driver):
 
     def subchannel_offered(self, offer: ChannelOffer) -> None:
         if self._bus is not None and offer.subchannel_index <= self.subchannels:
-            self._bus.open(offer, RING_PAGES, RING_PAGES).then(self._subchannel_opened)
+            vp = offer.subchannel_index % self._bus.processors
+            self._bus.open(offer, RING_PAGES, RING_PAGES, target_vp=vp).then(self._subchannel_opened)
 
     def _subchannel_opened(self, opened: Promise[Channel]) -> None:
         with suppress(VmbusError):  # the card may be gone before the host answers
