@@ -46,20 +46,21 @@ class DecodeTree(Tree[Node]):
         """Names and whether they are open, where the user said so."""
         self._formats: dict[int, type[Format]] = {}
         """Of a node's field, by the node's identity: the format that declares it."""
-        self._root_node: Node | None = None
+        self.record: Node | None = None
+        """The root of the tree that is shown."""
 
     def show_record(self, item: Decoded | None) -> None:
         """Show another record, with the cursor on the field of the same name if there is one."""
         at = self.cursor_line
         self.clear()
         self._formats.clear()
-        self._root_node = None
+        self.record = None
         if item is None:
             return
         for note in item.notes:
             self.root.add_leaf(Text(f"! {note}", "bold red"))
-        self._root_node = item.tree
-        for child in self._root_node.children:
+        self.record = item.tree
+        for child in self.record.children:
             self._add(self.root, child, 0)
         self.root.expand()
         self.cursor_line = min(at, self.last_line)

@@ -104,7 +104,8 @@ class HexView(ScrollView, can_focus=True):
         self.refresh()
 
     def on_click(self, event: events.Click) -> None:
-        offset = self.byte_at(event.x, event.y)
+        at = event.get_content_offset(self)
+        offset = self.byte_at(at.x, at.y) if at is not None else None
         if offset is not None:
             self._put(offset)
 

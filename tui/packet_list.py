@@ -194,8 +194,9 @@ class PacketList(ScrollView, can_focus=True):
     # Mouse
 
     def on_click(self, event: events.Click) -> None:
-        row = self.scroll_offset.y + event.y - 1
-        if event.y < 1 or row >= len(self._rows):
+        at = event.get_content_offset(self)
+        row = self.scroll_offset.y + at.y - 1 if at is not None and at.y else -1
+        if not 0 <= row < len(self._rows):
             return
         self.follow = False
         self._go(row)

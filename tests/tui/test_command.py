@@ -1,0 +1,136 @@
+"""``vmbus tui`` in a terminal: it shows, it leaves at once, and what it cannot show is one line and status 1."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dissectors.testing import Script
+from tui.feed import Feed
+from vmbus.capture import blocks
+from vmbus.errors import VmbusError
+
+VMBUS = [sys.executable, "-m", "vmbus"]
+
+
+class Terminal:
+    """A command in a pseudo-terminal of 100 by 30 characters."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.output = ""
+        self.pid, self._fd = pty.fork()
+        if not self.pid:
+            os.environ |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+            os.execvp(VMBUS[0], [*VMBUS, *arguments])
+
+    def wait_for(self, text: str, seconds: float = 30) -> None:
+        """Until the text was written."""
+        deadline = time.monotonic() + seconds
+        while text not in self.plain:
+            assert time.monotonic() < deadline, f"{text!r} is not in {self.plain[-400:]!r}"
+            self._read(0.1)
+
+    @property
+    def plain(self) -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.output)
+
+    def _read(self, seconds: float) -> bool:
+        if not select.select([self._fd], [], [], seconds)[0]:
+            return True
+        try:
+            piece = os.read(self._fd, 1 << 16)
+        except OSError:
+            return False
+        self.output += piece.decode("utf-8", "replace")
+        return bool(piece)
+
+    def press(self, keys: str) -> None:
+        os.write(self._fd, keys.encode())
+
+    def status(self, seconds: float = 30) -> int:
+        """The exit status, once the command has ended."""
+        deadline = time.monotonic() + seconds
+        while self._read(0.1) and time.monotonic() < deadline:
+            pass
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_a_capture_is_shown_and_q_leaves(capture: Path) -> None:
+    terminal = Terminal("tui", str(capture))
+    terminal.wait_for("INITIATE_CONTACT")
+    terminal.press("q")
+    assert terminal.status() == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "no block in its 0 bytes"), (b"hello, world" * 20, "is not a pcapng capture"), (b"\xd4\xc3\xb2\xa1" * 20, "pcap file")],
+    ids=["empty", "text", "pcap"],
+)
+def test_what_is_no_capture_is_one_line_and_status_1(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    terminal = Terminal("tui", str(path))
+    assert terminal.status() == 1
+    assert says in terminal.output
+    assert len(terminal.plain.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("source", ["/does/not/exist", "unix:/does/not/exist", "/tmp"])
+def test_what_cannot_be_reached_is_one_line_and_status_1(source: str) -> None:
+    terminal = Terminal("tui", source)
+    assert terminal.status() == 1
+    assert re.match(r"vmbus: cannot (open|read) ", terminal.plain.strip())
+    assert len(terminal.plain.strip().splitlines()) == 1
+
+
+def test_without_a_terminal_it_says_what_to_use_instead(capture: Path) -> None:
+    done = subprocess.run([*VMBUS, "tui", str(capture)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr == "vmbus: this is not a terminal; 'vmbus read' prints the same records as text\n"
+
+
+def test_a_capture_comes_in_pieces_and_its_first_records_at_once(script: Script, tmp_path: Path) -> None:
+    path = script.write(tmp_path / "large.pcapng")
+    with path.open("ab") as file:
+        time_ns, data = script.records[-1]
+        block = blocks.enhanced_packet(0, time_ns, data, direction=0)
+        for _ in range(20):
+            file.write(block * 10_000)
+    feed = Feed(str(path))
+    feed.start()
+    seen = set()
+    while not feed.ended:
+        seen.add(len(feed.archive))
+        time.sleep(0.002)
+    assert len(feed.archive) == len(script.records) + 200_000
+    assert len(seen) > 5
+    feed.stop()
+
+
+def test_a_feed_stops_in_the_middle_of_a_large_file(script: Script, tmp_path: Path) -> None:
+    path = script.write(tmp_path / "large.pcapng")
+    with path.open("ab") as file:
+        time_ns, data = script.records[-1]
+        for _ in range(100):
+            file.write(blocks.enhanced_packet(0, time_ns, data, direction=0) * 5_000)
+    feed = Feed(str(path))
+    feed.start()
+    time.sleep(0.05)
+    began = time.monotonic()
+    feed.stop()
+    assert time.monotonic() - began < 2
+    assert len(feed.archive) < 500_000
+
+
+def test_a_feed_of_nothing_says_so() -> None:
+    with pytest.raises(VmbusError, match="cannot open"):
+        Feed("/does/not/exist")

@@ -1,0 +1,105 @@
+"""A host's stream, live: what a guest does shows while it does it; and ``vmbus demo`` without a terminal."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tui.packet_list import PacketList
+from vmbus.capture.reader import read_records
+
+VMBUS = [sys.executable, "-m", "vmbus"]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A host with a disk, whose stream is at ``tmp_path / "stream"``."""
+    command = [*VMBUS, "host", f"unix:{tmp_path / 'bus'}", "--scsi", "memory:1M", "--stream", f"unix:{tmp_path / 's'}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not ((tmp_path / "s").is_socket() and (tmp_path / "bus").is_socket()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield process
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+
+
+async def test_a_stream_shows_what_a_guest_does_and_its_end(opened, until, host, tmp_path: Path) -> None:
+    async with opened(f"unix:{tmp_path / 's'}", records=0) as (app, pilot):
+        guest = [*VMBUS, "guest", "run", "--python", f"unix:{tmp_path / 'bus'}", "--timeout", "1"]
+        with subprocess.Popen(guest, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            await until(pilot, lambda: len(app.rows) > 100)
+            packets = app.query_one(PacketList)
+            assert packets.follow
+            assert "live" in str(app.query_one("#status").render())
+            process.wait(30)
+        host.send_signal(signal.SIGTERM)
+        await until(pilot, lambda: "end of the stream" in str(app.query_one("#status").render()))
+        assert any("READ" in app.rows.item(row).summary for row in range(len(app.rows)))
+
+
+def demo(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*VMBUS, "demo", *options], capture_output=True, text=True, timeout=60)
+
+
+def test_a_demo_without_a_terminal_prints_a_table(tmp_path: Path) -> None:
+    capture = tmp_path / "demo.pcapng"
+    done = demo("--seconds", "1", "-w", str(capture))
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[2] for line in done.stdout.splitlines() if line[:1].isdigit() and "  " in line}
+    assert {"vstor", "nvsp"} <= rows
+    assert sum(1 for _ in read_records(str(capture))) > 100
+
+
+def test_a_demos_summary_as_json_has_latencies() -> None:
+    done = demo("--json", "--seconds", "1")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    disk = next(row for row in summary["channels"] if row["protocol"] == "vstor")
+    assert disk["completed"] > 10
+    assert 0 < disk["median_us"] <= disk["p99_us"]
+
+
+@pytest.mark.parametrize("options", [["--guest", "dos"], ["--seconds", "0"], ["--no-such-option"]])
+def test_wrong_options_are_one_line_and_status_2(options: list[str]) -> None:
+    done = demo(*options)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*VMBUS, "demo", "--headless", "--seconds", "30"],
+        stdout=subprocess.PIPE, text=True, env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("vmbus-demo-*/stream")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert not list(tmp_path.iterdir())
+    assert not leftovers(str(tmp_path))
+
+
+def leftovers(name: str) -> list[str]:
+    """Processes that have ``name`` on their command line or in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if name.encode() in text and name:
+            found.append(entry.name)
+    return found
