@@ -69,7 +69,9 @@ class SynicVp:
         self._message_page: memoryview | None = None
         self._flags: CtypesAtomicView | None = None
         self._flags_page: memoryview | None = None
-        self._queues: dict[int, deque[tuple[int, bytes]]] = {}
+        self._queues: dict[int, deque[tuple[int, bytes, int]]] = {}
+        self._to_compare: set[int] = set()
+        """SINTs whose first waiting messages an earlier process may have delivered."""
 
     # Registers
 
@@ -107,16 +109,24 @@ class SynicVp:
 
     # To the guest
 
-    def post_message(self, sint: int, message_type: int, payload: bytes) -> None:
+    def post_message(self, sint: int, message_type: int, payload: bytes, number: int = 0) -> None:
         """Put a message into the slot of ``sint``, or queue it until the slot is free.
+
+        ``number`` (16 bits) goes with it, in two bytes of the slot that nobody else uses; they stay there when the
+        guest has taken the message, and tell a later process that it was delivered.
 
         Raises ``MessageQueueFull``.
         """
         queue = self._queues.setdefault(sint, deque())
         if len(queue) >= MAX_QUEUED:
             raise MessageQueueFull(f"processor {self.index} does not empty its message slot {sint}")
-        queue.append((message_type, payload))
+        queue.append((message_type, payload, number))
         self._deliver(sint)
+
+    def post_again(self, sint: int, message_type: int, payload: bytes, number: int) -> None:
+        """Post a message that an earlier process had to deliver, unless the slot shows that it did."""
+        self._to_compare.add(sint)
+        self.post_message(sint, message_type, payload, number)
 
     def signal_event(self, sint: int, flag: int) -> bool:
         """Set an event flag and interrupt the processor if it was clear; False when the guest cannot be reached."""
@@ -148,16 +158,26 @@ class SynicVp:
         if not queue or self._messages is None or self._message_page is None or not self._accepts(sint):
             return
         slot = sint * MESSAGE_SIZE
+        if sint in self._to_compare:
+            self._to_compare.remove(sint)
+            newest = self._messages.load32(slot + 4) >> 16
+            while queue and (newest - queue[0][2]) & 0xFFFF < 0x8000:
+                queue.popleft()
+            if not queue:
+                return
         if self._messages.load32(slot) != 0:
             self._messages.fetch_or32(slot + 4, int(HvMessageFlags.MESSAGE_PENDING) << 8)
             if self._messages.load32(slot) != 0:
                 return  # the guest will write EOM
-        message_type, payload = queue.popleft()
+        message_type, payload, number = queue.popleft()
         flags = HvMessageFlags.MESSAGE_PENDING if queue else HvMessageFlags(0)
-        header = HvMessageHeader(message_type=HvMessageType.NONE, payload_size=len(payload), flags=flags).build()
-        self._message_page[slot + 4 : slot + len(header)] = header[4:]
+        header = HvMessageHeader(
+            message_type=HvMessageType(message_type), payload_size=len(payload), flags=flags, reserved=number
+        ).build()
+        self._message_page[slot + 8 : slot + len(header)] = header[8:]
         self._message_page[slot + len(header) : slot + len(header) + len(payload)] = payload
-        self._messages.exchange32(slot, message_type)
+        # Type and number appear together: a process that is killed here has delivered both or neither.
+        self._messages.exchange64(slot, int.from_bytes(header[:8], "little"))
         self.interrupt()
 
     # Ending
@@ -174,8 +194,8 @@ class SynicVp:
             self._flags_page.release()
         self._flags = self._flags_page = None
 
-    def queued_messages(self) -> list[tuple[int, int, bytes]]:
-        """Messages that wait for a slot: SINT, type, payload."""
+    def queued_messages(self) -> list[tuple[int, int, bytes, int]]:
+        """Messages that wait for a slot: SINT, type, payload, number."""
         return [(sint, *message) for sint, queue in self._queues.items() for message in queue]
 
     def discard_queued(self) -> None:

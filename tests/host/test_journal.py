@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vmbus.host.journal import HEADER_SIZE, Journal, JournalError, read_journal
 from vmbus.ring import RingPacket
-from vmbus.ring.packet import COMPLETION, IN_BAND, OutgoingPacket
+from vmbus.ring.packet import COMPLETION, IN_BAND, TRANSFER_PAGES, OutgoingPacket
 
 
 def request(transaction_id: int, *, wants_completion: bool = True) -> RingPacket:
@@ -89,12 +89,35 @@ def test_a_later_process_goes_on_with_what_it_found(channel: Channel, tmp_path: 
     channel.take(request(1), request(2))
     channel.send(answer(1), (IN_BAND, 0, 0, b"", b""))
     debts = read_journal(channel.path, lambda _: (channel.read_index, channel.write_index))
-    assert debts[3].sent_total == 2
+    assert (debts[3].taken_total, debts[3].sent_total) == (2, 2)
     later = Channel(tmp_path / "later")
     later.journal.adopt(debts)
     assert later.owed() == [2]
     later.send(answer(2))
     assert later.owed() == []
+
+
+def test_a_batch_that_the_state_knows_of_counts_and_is_to_be_skipped_in_the_ring(channel: Channel) -> None:
+    channel.take(request(1))
+    channel.take(request(2), request(3), commit=False)
+    stand = (channel.read_index, channel.write_index)
+    before = read_journal(channel.path, lambda _: stand, {3: 1})[3]
+    assert [packet.transaction_id for packet in before.packets()] == [1] and before.to_skip == 0
+    after = read_journal(channel.path, lambda _: stand, {3: 3})[3]
+    assert [packet.transaction_id for packet in after.packets()] == [1, 2, 3] and after.to_skip == 2
+
+
+def test_what_was_lent_to_the_guest_is_known_until_it_comes_back(channel: Channel, tmp_path: Path) -> None:
+    loans: list[OutgoingPacket] = [(TRANSFER_PAGES, 1, number, b"ranges.%d" % number, b"") for number in (1, 2, 3)]
+    channel.send(*loans[:2])
+    channel.take(RingPacket(COMPLETION, 0, 1, b"", b"", 0))
+    channel.send(loans[2], commit=False)
+    stand = (channel.read_index, channel.write_index)
+    debts = read_journal(channel.path, lambda _: stand)
+    assert debts[3].lent == {2: b"ranges.2"}
+    later = Channel(tmp_path / "later")
+    later.journal.adopt(debts)
+    assert read_journal(later.path, lambda _: stand)[3].lent == {2: b"ranges.2"}
 
 
 @settings(max_examples=60, deadline=None)

@@ -74,3 +74,30 @@ def test_a_card_says_what_it_does(make_wire: MakeWire) -> None:
     assert state["session"]["nvsp_version"] == "V61"
     assert state["session"]["rndis"] == "operational"
     assert state["session"]["receive_buffer"]["outstanding_packets"] == 0
+
+
+def test_sections_that_a_killed_host_lent_stay_the_guests(make_wire: MakeWire) -> None:
+    first = KeptFrames()
+    wire = make_wire(first)
+    card = RawCard(wire).bring_up()
+    card.auto_complete = False
+    card.received.clear()
+    assert first.deliver is not None
+    first.deliver([FRAME] * 3)
+    card.pair.pump()
+    lent = card.received[0]
+    handler = wire.pair.host.handler
+    left_behind = json.loads(json.dumps(wire.provider.checkpoint()))
+    handler.on_close()
+    after = NetworkProvider(KeptFrames(), mac=bytes(6))
+    after.restore(left_behind)
+    after.attach(wire)
+    wire.provider = after
+    wire.pair.host.handler = after.open(wire.pair.host)
+    wire.pair.host.adopt([], {lent.transaction_id: lent.extension}, 0)
+    assert after.session is not None and after.session.receive_buffer is not None
+    buffer = after.session.receive_buffer
+    assert len(buffer.free) == buffer.count - 3
+    card.complete(lent.transaction_id)
+    card.pair.pump()
+    assert len(buffer.free) == buffer.count and card.failure is None

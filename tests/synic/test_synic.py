@@ -86,3 +86,23 @@ def test_a_guest_that_never_empties_its_slot_is_given_up(ends: Ends) -> None:
         ends.host.post_message(SINT, 1, b"x")
     with pytest.raises(MessageQueueFull):
         ends.host.post_message(SINT, 1, b"x")
+
+
+@pytest.mark.parametrize("delivered", [0, 1, 2])
+def test_another_process_delivers_what_the_slot_does_not_show(ends: Ends, delivered: int) -> None:
+    numbers = (65535, 0) if delivered else (1, 2)
+    ends.guest.enable(SINT)
+    for number in numbers[:delivered]:
+        ends.host.post_message(SINT, 1, bytes([number & 255]), number)
+        assert ends.guest.take_message(SINT) is not None
+    registers = dict(ends.host.registers)
+    ends.host.close()
+    ends.host = SynicVp(0, ends.memory, os.dup(ends.interrupt))
+    for number in numbers:
+        ends.host.post_again(SINT, 1, bytes([number & 255]), number)
+    for register, value in registers.items():
+        ends.host.set_register(register, value)
+    received = []
+    while (message := ends.guest.take_message(SINT)) is not None:
+        received.append(message.payload)
+    assert received == [bytes([number & 255]) for number in numbers[delivered:]]

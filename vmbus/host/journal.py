@@ -9,6 +9,9 @@ the two indices as they stand in the guest's memory a later process knows exactl
 - if the newest one is SENT, it counts unless the ring's write index still is where it was before it; then the answers
   are not in the ring, and are made again.
 
+The host's own packets that lend the guest memory (a card's receive buffer) are remembered in the same way, from SENT
+until the guest's completion is TAKEN.
+
 The file is a header page and two halves.  Entries are appended to the active half; when it is full, what is still
 owed is written into the other one, which then becomes active.  A word in the header says how much of a half is valid,
 and is stored after the entry.  docs/state-format.md is the specification.
@@ -19,14 +22,14 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmbus.errors import VmbusError
-from vmbus.ring.packet import COMPLETION, OutgoingPacket, RingPacket
+from vmbus.ring.packet import COMPLETION, MAX_BATCH, TRANSFER_PAGES, OutgoingPacket, RingPacket
 
-MAGIC, VERSION = 0x4A424D56, 1
+MAGIC, VERSION = 0x4A424D56, 2
 HEADER_SIZE = 4096
 HALF_SIZE = 16 << 20
 
@@ -34,8 +37,9 @@ TAKEN, SENT, CLOSED = 1, 2, 3
 
 _HEADER = struct.Struct("<II")
 _ENTRY = struct.Struct("<IHHII")  # length, kind, reserved, channel id, count
-_TAKEN = struct.Struct("<II")  # read index before and after
-_SENT = struct.Struct("<IIQ")  # write index before and after, packets sent on the channel so far
+_TAKEN = struct.Struct("<IIQII")  # read index before and after, packets taken so far, completions, reserved
+_SENT = struct.Struct("<IIQII")  # write index before and after, packets sent so far, loans, reserved
+_LOAN = struct.Struct("<QII")  # transaction id, bytes of the transfer-page ranges, reserved
 _PACKET = struct.Struct("<HHIIIQ")  # type, flags, bytes of extension, bytes of payload, reserved, transaction id
 _ACTIVE, _USED = 1, 2
 """Where the active half's number and the halves' lengths lie in the header, in 64-bit words."""
@@ -52,14 +56,24 @@ class ChannelDebt:
     """What a channel owes its guest: packets by transaction id, in the order in which they came."""
 
     owed: dict[int, list[bytes]] = field(default_factory=dict)
+    lent: dict[int, bytes] = field(default_factory=dict)
+    """Transfer-page ranges that the guest has not given back, by the transaction id of the packet that named them."""
+    taken_total: int = 0
     sent_total: int = 0
+    to_skip: int = 0
+    """Packets that are in the ring still, and that the state has the effect and the answers of."""
 
-    def take(self, packets: Iterable[tuple[int, bytes]]) -> None:
+    def take(self, packets: Iterable[tuple[int, bytes]], given_back: Iterable[int], total: int) -> None:
+        self.taken_total = total
         for transaction_id, encoded in packets:
             self.owed.setdefault(transaction_id, []).append(encoded)
+        for transaction_id in given_back:
+            self.lent.pop(transaction_id, None)
 
-    def settle(self, transaction_ids: Iterable[int]) -> None:
-        for transaction_id in transaction_ids:
+    def settle(self, answered: Iterable[int], loans: Iterable[tuple[int, bytes]], total: int) -> None:
+        self.sent_total = total
+        self.lent.update(loans)
+        for transaction_id in answered:
             waiting = self.owed.get(transaction_id)
             if waiting:
                 waiting.pop(0)
@@ -72,6 +86,8 @@ class ChannelDebt:
 
 
 Debts = dict[int, ChannelDebt]
+Totals = Mapping[int, int]
+"""From a channel id to the packets that had been taken when the state was saved."""
 Indices = Callable[[int], tuple[int, int] | None]
 """From a channel id to its incoming ring's read index and its outgoing ring's write index; None if it is not open."""
 
@@ -81,6 +97,22 @@ def _encode(packet: RingPacket) -> bytes:
         packet.packet_type, packet.flags, len(packet.extension), len(packet.payload), 0, packet.transaction_id
     )
     return head + packet.extension + packet.payload
+
+
+def _taken_body(
+    before: int, after: int, total: int, given_back: Sequence[int], listed: Iterable[tuple[int, bytes]]
+) -> bytes:
+    head = _TAKEN.pack(before, after, total, len(given_back), 0)
+    ids = struct.pack(f"<{len(given_back)}Q", *given_back)
+    return b"".join((head, ids, *(encoded for _, encoded in listed)))
+
+
+def _sent_body(
+    before: int, after: int, total: int, answered: Sequence[int], loans: Collection[tuple[int, bytes]]
+) -> bytes:
+    head = _SENT.pack(before, after, total, len(loans), 0)
+    ids = struct.pack(f"<{len(answered)}Q", *answered)
+    return b"".join((head, ids, *(_LOAN.pack(key, len(ranges), 0) + ranges for key, ranges in loans)))
 
 
 def _decode(data: bytes, at: int = 0) -> tuple[RingPacket, int]:
@@ -117,19 +149,21 @@ class Journal:
 
     def taken(self, channel_id: int, before: int, after: int, packets: Sequence[RingPacket]) -> None:
         """A batch is about to be handled; what wants no completion is not remembered."""
+        debt = self.debts.setdefault(channel_id, ChannelDebt())
         listed = [(packet.transaction_id, _encode(packet)) for packet in packets if packet.flags & WANTS_COMPLETION]
-        self._append(TAKEN, channel_id, len(listed), _TAKEN.pack(before, after), *(encoded for _, encoded in listed))
-        self.debts.setdefault(channel_id, ChannelDebt()).take(listed)
+        given_back = [packet.transaction_id for packet in packets if packet.packet_type == COMPLETION]
+        total = debt.taken_total + len(packets)
+        self._append(TAKEN, channel_id, len(listed), _taken_body(before, after, total, given_back, listed))
+        debt.take(listed, given_back, total)
 
     def sent(self, channel_id: int, before: int, after: int, packets: Sequence[OutgoingPacket]) -> None:
         """Packets are about to be shown to the guest."""
         debt = self.debts.setdefault(channel_id, ChannelDebt())
         answered = [packet[2] for packet in packets if packet[0] == COMPLETION]
+        loans = [(packet[2], bytes(packet[3])) for packet in packets if packet[0] == TRANSFER_PAGES]
         total = debt.sent_total + len(packets)
-        ids = struct.pack(f"<{len(answered)}Q", *answered)
-        self._append(SENT, channel_id, len(answered), _SENT.pack(before, after, total), ids)
-        debt.sent_total = total
-        debt.settle(answered)
+        self._append(SENT, channel_id, len(answered), _sent_body(before, after, total, answered, loans))
+        debt.settle(answered, loans, total)
 
     def closed(self, channel_id: int) -> None:
         """Nothing is owed on a channel any more."""
@@ -168,10 +202,10 @@ class Journal:
         self._words[_USED + other] = 0
         self._active, self._used = other, 0
         for channel_id, debt in self.debts.items():
-            listed = [encoded for waiting in debt.owed.values() for encoded in waiting]
+            listed = [(key, encoded) for key, waiting in debt.owed.items() for encoded in waiting]
             for kind, count, body in (
-                (TAKEN, len(listed), _TAKEN.pack(_NO_INDEX, _NO_INDEX) + b"".join(listed)),
-                (SENT, 0, _SENT.pack(_NO_INDEX, _NO_INDEX, debt.sent_total)),
+                (TAKEN, len(listed), _taken_body(_NO_INDEX, _NO_INDEX, debt.taken_total, (), listed)),
+                (SENT, 0, _sent_body(_NO_INDEX, _NO_INDEX, debt.sent_total, (), debt.lent.items())),
             ):
                 length = _ENTRY.size + len(body) + 7 & ~7
                 if self._used + length > self._half_size:
@@ -184,8 +218,28 @@ _NO_INDEX = 0xFFFFFFFF
 """In entries that are no batch but a summary: they always count."""
 
 
-def read_journal(path: Path, indices: Indices) -> Debts:
+def check_journal(path: Path) -> None:
+    """Raise ``JournalError`` if there is no journal at ``path`` that ``read_journal`` could begin to read."""
+    try:
+        with path.open("rb") as file:
+            _check_header(path, file.read(_HEADER.size), path.stat().st_size)
+    except OSError as error:
+        raise JournalError(f"cannot read the journal {path}: {error.strerror}") from None
+
+
+def _check_header(path: Path, head: bytes, size: int) -> None:
+    if size < HEADER_SIZE or head[:4] != MAGIC.to_bytes(4, "little"):
+        raise JournalError(f"{path} is not a host's journal")
+    version = int.from_bytes(head[4:8], "little")
+    if version != VERSION:
+        raise JournalError(f"{path} is a journal of version {version}, and this is version {VERSION}")
+
+
+def read_journal(path: Path, indices: Indices, saved: Totals | None = None) -> Debts:
     """What the journal of a host that has ended says is owed, given the rings as they stand.
+
+    ``saved`` is what the state knows: a batch that was handled, but whose read index was not committed, counts if the
+    state was saved after it; its packets are then to be skipped in the ring.
 
     Raises ``JournalError`` when the file is missing or is no journal.
     """
@@ -193,14 +247,13 @@ def read_journal(path: Path, indices: Indices) -> Debts:
         data = path.read_bytes()
     except OSError as error:
         raise JournalError(f"cannot read the journal {path}: {error.strerror}") from None
-    if len(data) < HEADER_SIZE or _HEADER.unpack_from(data) != (MAGIC, VERSION):
-        raise JournalError(f"{path} is not a journal of this version")
+    _check_header(path, data[: _HEADER.size], len(data))
     half_size = (len(data) - HEADER_SIZE) // 2
     active, *used = struct.unpack_from("<QQQ", data, 8 * _ACTIVE)
     if active > 1 or used[active] > half_size:
         raise JournalError(f"{path} is damaged: its header makes no sense")
     start = HEADER_SIZE + active * half_size
-    return _replay(data[start : start + used[active]], indices)
+    return _replay(data[start : start + used[active]], indices, saved or {})
 
 
 @dataclass(slots=True)
@@ -209,19 +262,20 @@ class _Last:
 
     kind: int
     before: int
+    total: int
     packets: list[tuple[int, bytes]] = field(default_factory=list)
-    total: int = 0
-    answered: Sequence[int] = ()
+    """Of SENT: the loans."""
+    ids: Sequence[int] = ()
+    """Of TAKEN: what was given back.  Of SENT: what was answered."""
 
     def apply(self, debt: ChannelDebt) -> None:
         if self.kind == TAKEN:
-            debt.take(self.packets)
+            debt.take(self.packets, self.ids, self.total)
         else:
-            debt.sent_total = self.total
-            debt.settle(self.answered)
+            debt.settle(self.ids, self.packets, self.total)
 
 
-def _replay(data: bytes, indices: Indices) -> Debts:
+def _replay(data: bytes, indices: Indices, saved: Totals) -> Debts:
     debts: Debts = {}
     newest: dict[int, _Last] = {}
     at = 0
@@ -238,27 +292,49 @@ def _replay(data: bytes, indices: Indices) -> Debts:
             if kind == TAKEN:
                 newest[channel_id] = _parse_taken(body, count)
             elif kind == SENT:
-                before, _, total = _SENT.unpack_from(body)
-                newest[channel_id] = _Last(
-                    SENT, before, total=total, answered=struct.unpack_from(f"<{count}Q", body, _SENT.size)
-                )
+                newest[channel_id] = _parse_sent(body, count)
             elif kind == CLOSED:
                 debts.pop(channel_id, None)
+            else:
+                raise JournalError(f"the journal is damaged: there is no entry of kind {kind}")
     except struct.error as error:
         raise JournalError(f"the journal is damaged: {error}") from None
 
     for channel_id, last in newest.items():
         stand = indices(channel_id)
-        if stand is not None and last.before != stand[0 if last.kind == TAKEN else 1]:
-            last.apply(debts.setdefault(channel_id, ChannelDebt()))
+        if stand is None:
+            continue
+        debt = debts.setdefault(channel_id, ChannelDebt())
+        if last.before != stand[0 if last.kind == TAKEN else 1]:
+            last.apply(debt)
+        elif last.kind == TAKEN and saved.get(channel_id, 0) >= last.total:
+            debt.to_skip = last.total - debt.taken_total
+            if not 0 < debt.to_skip <= MAX_BATCH:
+                raise JournalError(f"the journal is damaged: a batch of {debt.to_skip} packets")
+            last.apply(debt)
     return {channel_id: debt for channel_id, debt in debts.items() if indices(channel_id) is not None}
 
 
 def _parse_taken(body: bytes, count: int) -> _Last:
-    before, _ = _TAKEN.unpack_from(body)
-    last, position = _Last(TAKEN, before), _TAKEN.size
+    before, _, total, given_back, _ = _TAKEN.unpack_from(body)
+    last = _Last(TAKEN, before, total, ids=struct.unpack_from(f"<{given_back}Q", body, _TAKEN.size))
+    position = _TAKEN.size + 8 * given_back
     for _ in range(count):
         packet, end = _decode(body, position)
         last.packets.append((packet.transaction_id, body[position:end]))
         position = end
+    return last
+
+
+def _parse_sent(body: bytes, count: int) -> _Last:
+    before, _, total, loans, _ = _SENT.unpack_from(body)
+    last = _Last(SENT, before, total, ids=struct.unpack_from(f"<{count}Q", body, _SENT.size))
+    position = _SENT.size + 8 * count
+    for _ in range(loans):
+        transaction_id, size, _ = _LOAN.unpack_from(body, position)
+        start = position + _LOAN.size
+        position = start + size
+        if position > len(body):
+            raise JournalError("the journal is damaged: a loan runs over the end of its entry")
+        last.packets.append((transaction_id, body[start:position]))
     return last

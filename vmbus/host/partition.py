@@ -75,6 +75,12 @@ class HostPartition:
         """Which device and subchannel a channel id is an offer of."""
         self.last_sequence = self.last_status = 0
         """Of the last message that was carried out: a guest that reconnects may send it again."""
+        self.to_post: list[tuple[int, int, bytes, int]] = []
+        """Messages that are posted when the state has been saved: processor, SINT, payload, number."""
+        self.message_numbers: dict[tuple[int, int], int] = {}
+        """Of the newest message to each processor and SINT, so that none is delivered twice."""
+        self.withdrawn: list[DeviceSlot] = []
+        """Devices that an earlier process was about to take back."""
         self._take_overs: list[TakeOver] = []
         """What channels of an earlier process have to do, as soon as the guest can be signalled again."""
         self._crash: dict[int, int] = {}
@@ -152,6 +158,10 @@ class HostPartition:
                 self.host.loop.call_soon(work.run)
             else:
                 self._take_overs.append(work)
+        if not self._take_overs:
+            for slot in self.withdrawn:
+                self.host.loop.call_soon(slot.rescind)
+            self.withdrawn.clear()
 
     def set_register(self, vp: int, number: int, value: int) -> None:
         if self.host.tap is not None:
@@ -159,7 +169,7 @@ class HostPartition:
         if Msr.CRASH_P0 <= number <= Msr.CRASH_CTL:
             self._crash_register(number, value)
         self.vps[vp].set_register(number, value)
-        if self._take_overs:
+        if self._take_overs or self.withdrawn:
             self._go_on()
 
     def get_register(self, vp: int, number: int) -> int:
@@ -176,8 +186,7 @@ class HostPartition:
             return self.last_status
         self.react(self.control.receive(payload, connection_id=connection_id))
         self.last_sequence, self.last_status = sequence, int(HvStatus.SUCCESS)
-        if self.host.servicing is not None:
-            self.host.servicing.checkpoint(self)
+        self._save_and_post()
         return HvStatus.SUCCESS
 
     def signal_event(self, vp: int, connection_id: int, flag: int) -> None:
@@ -200,6 +209,7 @@ class HostPartition:
         for vp in self.vps:
             vp.close()
         self.vps.clear()
+        self.to_post.clear()
         self.gpadls.clear()
         if self.memory is not None:
             self._release(self.memory)
@@ -271,7 +281,30 @@ class HostPartition:
                 continue
             if tap is not None:
                 tap.message(Direction.HOST_TO_GUEST, message.vp, message.sint, 0, SYNIC_MESSAGE_TYPE, message.payload)
-            self.vps[message.vp].post_message(message.sint, SYNIC_MESSAGE_TYPE, message.payload)
+            self.to_post.append(
+                (message.vp, message.sint, message.payload, self._next_number(message.vp, message.sint))
+            )
+        if self.host.servicing is None:
+            self._save_and_post()
+        elif self.to_post:
+            self.host.loop.call_soon(self._post_what_waits)
+
+    def _next_number(self, vp: int, sint: int) -> int:
+        number = self.message_numbers.get((vp, sint), 0) + 1 & 0xFFFF
+        self.message_numbers[vp, sint] = number
+        return number
+
+    def _post_what_waits(self) -> None:
+        if self.to_post:
+            self._save_and_post()
+
+    def _save_and_post(self) -> None:
+        """Post what is to be posted; if the state is kept, the next process knows of it before the guest does."""
+        if self.host.servicing is not None:
+            self.host.servicing.checkpoint(self)
+        waiting, self.to_post = self.to_post, []
+        for vp, sint, payload, number in waiting:
+            self.vps[vp].post_message(sint, SYNIC_MESSAGE_TYPE, payload, number)
 
     def _version_negotiated(self, event: events.VersionNegotiated) -> None:
         self.host.note(f"VMBus {event.version.number} negotiated")

@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +25,21 @@ from vmbus.channel import Channel
 from vmbus.errors import VmbusError
 from vmbus.gpadl import Gpadl
 from vmbus.host.bus import DeviceSlot
-from vmbus.host.journal import ChannelDebt, Debts, Journal, read_journal
+from vmbus.host.journal import ChannelDebt, Debts, Journal, check_journal, read_journal
 from vmbus.ring import RingPacket
-from vmbus.ring.packet import COMPLETION, OutgoingPacket
+from vmbus.ring.packet import COMPLETION, TRANSFER_PAGES, OutgoingPacket
+from vmbus.wire.control_values import SYNIC_MESSAGE_TYPE
 
 if TYPE_CHECKING:
     from vmbus.host.partition import HostPartition
 
 log = logging.getLogger("vmbus.host")
 
-FORMAT, VERSION = "vmbus host state", 1
+FORMAT, VERSION = "vmbus host state", 2
+
+
+_SIGNS_OF_DAMAGE = (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, struct.error)
+"""What unlikely values in a document or journal lead to."""
 
 
 class BadHostState(VmbusError):
@@ -83,11 +90,17 @@ class Servicing:
             raise BadHostState(f"cannot read the state {self.path}: {error}") from None
         try:
             document = json.loads(text)
-            if document["format"] != FORMAT or document["version"] != VERSION:
-                raise BadHostState(f"{self.path} is a state of another version: {document['version']}")
+            if document["format"] != FORMAT:
+                raise BadHostState(f"{self.path} is not the state of a host, but {document['format']!r}")
+            if document["version"] != VERSION:
+                raise BadHostState(
+                    f"{self.path} is a state of version {document['version']}, and this is version {VERSION}: "
+                    "remove it, and start the guest anew"
+                )
             UUID(document["guest_id"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadHostState(f"{self.path} is not the state of a host: {error}") from None
+        check_journal(self._journal_path)
         return dict(document)
 
     # Guests come
@@ -147,15 +160,20 @@ class Servicing:
             "last_sequence": partition.last_sequence,
             "last_status": partition.last_status,
             "messages": [
-                [vp.index, sint, message_type, payload.hex()]
+                [vp.index, sint, message_type, payload.hex(), number]
                 for vp in partition.vps
-                for sint, message_type, payload in vp.queued_messages()
+                for sint, message_type, payload, number in vp.queued_messages()
+            ]
+            + [
+                [vp, sint, SYNIC_MESSAGE_TYPE, payload.hex(), number] for vp, sint, payload, number in partition.to_post
             ],
+            "message_numbers": [[vp, sint, number] for (vp, sint), number in partition.message_numbers.items()],
             "control": partition.control.save(),
             "devices": devices,
             "channels": {
                 str(channel_id): {
                     "target_vp": channel.target_vp,
+                    "taken_total": debts[channel_id].taken_total if channel_id in debts else 0,
                     "sent_total": debts[channel_id].sent_total if channel_id in debts else 0,
                     "unsent": [_packet_to_json(packet) for packet in channel.unsent],
                 }
@@ -196,26 +214,40 @@ class Servicing:
         """
         saved, self._saved = self._saved, None
         assert saved is not None
+        slots = partition.host.slots
+        afresh = [(slot, slot.is_offered, slot.device.save()) for slot in slots]
         try:
-            partition.last_sequence, partition.last_status = saved["last_sequence"], saved["last_status"]
-            partition.control.restore(saved["control"])
-            self._restore_devices(partition, saved)
-            self._reopen_channels(partition)
-            for vp, sint, message_type, payload in saved["messages"]:
-                partition.vps[vp].post_message(sint, message_type, bytes.fromhex(payload))
-            debts = read_journal(self._journal_path, _indices_of(partition.channels))
-            self._start_journal(debts)
-            work = [
-                self._take_over(channel, saved["channels"].get(str(channel_id)), debts.get(channel_id))
-                for channel_id, channel in partition.channels.items()
-            ]
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise BadHostState(f"{self.path} is damaged: {type(error).__name__}: {error}") from None
+            return self._resume(partition, saved)
+        except Exception as error:
+            for slot, is_offered, state in afresh:
+                slot.is_offered = is_offered
+                slot.device.restore(state)
+            if isinstance(error, _SIGNS_OF_DAMAGE):
+                raise BadHostState(f"{self.path} is damaged: {type(error).__name__}: {error}") from None
+            raise
+
+    def _resume(self, partition: HostPartition, saved: dict[str, Any]) -> list[TakeOver]:
+        partition.last_sequence, partition.last_status = saved["last_sequence"], saved["last_status"]
+        partition.control.restore(saved["control"])
+        partition.message_numbers = {(vp, sint): number for vp, sint, number in saved["message_numbers"]}
+        for vp, sint, message_type, payload, number in saved["messages"]:
+            partition.vps[vp].post_again(sint, message_type, bytes.fromhex(payload), number)
+        self._restore_devices(partition, saved)
+        self._reopen_channels(partition)
+        known = {int(channel_id): channel["taken_total"] for channel_id, channel in saved["channels"].items()}
+        debts = read_journal(self._journal_path, _indices_of(partition.channels), known)
+        # What was handled leaves its ring before a new journal forgets that it was there.
+        work = [
+            self._take_over(channel, saved["channels"].get(str(channel_id)), debts.get(channel_id))
+            for channel_id, channel in partition.channels.items()
+        ]
+        self._start_journal(debts)
         self.checkpoint(partition)
         return work
 
     def _restore_devices(self, partition: HostPartition, saved: dict[str, Any]) -> None:
         states = {UUID(device["instance"]): device for device in saved["devices"]}
+        in_use = {channel.key.instance_id for channel in partition.control.offers if not channel.state.is_rescinded}
         for slot in partition.host.slots:
             device = states.get(slot.device.instance_id)
             if device is None:
@@ -223,6 +255,10 @@ class Servicing:
                 continue
             slot.is_offered, slot.subchannels = device["offered"], device["subchannels"]
             slot.device.restore(device["state"])
+            if not slot.is_offered and slot.device.instance_id in in_use:
+                # It was about to be taken back, and the guest does not know yet: it goes as soon as nothing is owed.
+                slot.is_offered = True
+                partition.withdrawn.append(slot)
             partition.offer(slot)
 
     def _reopen_channels(self, partition: HostPartition) -> None:
@@ -244,22 +280,34 @@ class Servicing:
             channel.target_vp = saved["target_vp"]
             skip = max(debt.sent_total - saved["sent_total"], 0)
             unsent = [_packet_from_json(packet) for packet in saved["unsent"]][skip:]
-        answered = {packet[2] for packet in unsent if packet[0] == COMPLETION}
-        owed = [packet for packet in debt.packets() if packet.transaction_id not in answered]
-        return TakeOver(channel, unsent, owed)
+        loans = {packet[2]: bytes(packet[3]) for packet in unsent if packet[0] == TRANSFER_PAGES}
+        channel.adopt(unsent, debt.lent | loans, debt.to_skip)
+        debt.to_skip = 0
+        answered = Counter(packet[2] for packet in unsent if packet[0] == COMPLETION)
+        return TakeOver(channel, _without(debt.packets(), answered))
 
 
 class TakeOver:
-    """What a channel has to do before it goes on: send what was not sent, handle again what was not answered."""
+    """What a channel has to do before it goes on: handle again what was not answered, send what was not sent."""
 
-    def __init__(self, channel: Channel, unsent: list[OutgoingPacket], owed: list[RingPacket]) -> None:
+    def __init__(self, channel: Channel, owed: list[RingPacket]) -> None:
         self.channel = channel
-        self.unsent = unsent
         self.owed = owed
 
     def run(self) -> None:
-        self.channel.take_over(self.unsent, self.owed)
+        self.channel.take_over(self.owed)
         self.channel.service()
+
+
+def _without(owed: list[RingPacket], answered: Counter[int]) -> list[RingPacket]:
+    """What has no answer yet; of packets with the same transaction id the first ones were answered first."""
+    left = []
+    for packet in owed:
+        if answered[packet.transaction_id]:
+            answered[packet.transaction_id] -= 1
+        else:
+            left.append(packet)
+    return left
 
 
 def _indices_of(channels: dict[int, Channel]) -> Any:

@@ -11,11 +11,12 @@ Sources: openvmm ``netvsp/src/buffers.rs`` (``sub_allocation_size_for_mtu``), ``
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vmbus.devices.network.errors import BadNetworkBuffer, BadSection, UnknownTransaction
 from vmbus.gpadl import Gpadl
+from vmbus.ring.ranges import parse_transfer_pages
 
 SECTION_SIZE: Final = 6144
 """Bytes of a send section: what every host says."""
@@ -127,6 +128,23 @@ class ReceiveBuffer:
         self._outstanding = {int(key): indices for key, indices in state["outstanding"].items()}
         lent = {index for indices in self._outstanding.values() for index in indices}
         self.free = [index for index in range(self.count - 1, -1, -1) if index not in lent]
+
+    def adopt(self, loans: Mapping[int, bytes]) -> None:
+        """A host that was killed lent these to the guest: they stay the guest's until it completes them.
+
+        What is in them may not have been read yet, and of a frame that is said to be checked the guest computes no
+        checksum: it would take for sound whatever it was overwritten with.
+        """
+        lent: set[int] = set()
+        for transaction_id, extension in loans.items():
+            ranges = parse_transfer_pages(extension, self.count * self.size).ranges
+            indices = sorted({at for length, start in ranges for at in self._touched(start, length)})
+            self._outstanding.setdefault(transaction_id, indices)
+            lent.update(indices)
+        self.free = [index for index in self.free if index not in lent]
+
+    def _touched(self, start: int, length: int) -> range:
+        return range(start // self.size, (start + length - 1) // self.size + 1)
 
     def close(self) -> None:
         """Unmap it; no slice may be held."""

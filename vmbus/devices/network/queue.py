@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -79,6 +79,11 @@ class Queue(ChannelHandler):
             raise error.with_traceback(None) from None
         if freed:
             self.session.suballocations_freed()
+
+    def on_loans(self, loans: Mapping[int, bytes]) -> None:
+        """Sections of the receive buffer that the guest has from a host before."""
+        if self.session.receive_buffer is not None:
+            self.session.receive_buffer.adopt(loans)
 
     def _completed(self, packet: RingPacket) -> None:
         buffer = self.session.receive_buffer
