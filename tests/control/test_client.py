@@ -153,6 +153,15 @@ class TestConnecting:
         guest >> yes()
         guest >> control.UnloadComplete() << ev.UnloadFinished()
 
+    @pytest.mark.parametrize("spoken", [False, True])
+    def test_unload_while_0_13_is_negotiated_waits_for_the_answer(self, guest, spoken):
+        (guest >> (lambda: guest.client.connect(versions=[Version.V0_13]))).ignore()
+        guest >> (lambda: guest.client.unload())
+        guest >> control.VersionResponse(version_supported=int(spoken)) << ev.UnloadFinished()
+        if spoken:
+            guest << control.Unload()
+        guest.connect()
+
     def test_unload_without_a_connection(self, guest):
         guest >> (lambda: guest.client.unload()) << ev.UnloadFinished()
         guest.connect()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,10 +25,11 @@ def test_the_tables_are_current():
     assert set(re.findall(r"<!-- table: ([a-z ]+) -->", text)) == set(describe.BLOCKS)
 
 
-def test_the_tables_are_written_into_a_document(tmp_path):
+def test_the_tables_are_written_into_a_document(tmp_path, monkeypatch):
     document = tmp_path / "some.md"
     document.write_text("a\n<!-- table: versions -->\nold\n<!-- end of table -->\nb\n")
-    describe.main(str(document))
+    monkeypatch.setattr(sys, "argv", ["describe", str(document)])
+    runpy.run_path(describe.__file__, run_name="__main__")
     text = document.read_text()
     assert "old" not in text and text.startswith("a\n") and text.endswith("\nb\n")
     assert all(f"| {version.number} |" in text for version in ALL_VERSIONS)

@@ -195,6 +195,13 @@ class ControlClient(ClientSaved):
             return  # it crossed our unload
         if self.connection is not GuestConnection.CONNECTING or self.version is None:
             raise UnsolicitedMessage("a version was answered, but none was asked for")
+        if self._unload_when_answered:
+            self._unload_when_answered = False
+            self._advance(Step.UNLOAD)
+            if body.version_supported:
+                self._send(control.Unload())
+            self._on_unload_complete()
+            return
         if not body.version_supported:
             if self._wish.versions:
                 self._try_next_version()
@@ -247,9 +254,14 @@ class ControlClient(ClientSaved):
             return self._take_events()
         if self.connection is GuestConnection.DISCONNECTING:
             raise WrongState("the connection is being ended already")
+        confirmed = self.version is not None and sent_in(MessageType.UNLOAD_COMPLETE, self.version)
+        if self.connection is GuestConnection.CONNECTING and not confirmed:
+            # Without a confirmation, a late answer to this contact would be taken for one to the next.
+            self._unload_when_answered = True
+            return self._take_events()
         self._advance(Step.UNLOAD)
         self._send(control.Unload())
-        if self.version is not None and not sent_in(MessageType.UNLOAD_COMPLETE, self.version):
+        if not confirmed:
             self._on_unload_complete()
         return self._take_events()
 

@@ -106,6 +106,7 @@ class ClientBase:
         self.channels: dict[int, ClientChannel] = {}
         self._wish = ContactWish((), NO_FEATURES)
         self._message_connection = MESSAGE_CONNECTION_ID
+        self._unload_when_answered = False
         self._reserved_version = Version.V4_0
         """What was spoken when the last reserved channel was opened."""
         self._modifying = False

@@ -19,6 +19,7 @@ and ``channels.rs`` (``restore_channel``, ``revoke_unclaimed_channels``).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vmbus.control.errors import BadSavedState, WrongState
@@ -187,6 +188,9 @@ class ServerSaved(ServerConnection):
     def _match_restored(self, channel: Channel, traits: OfferTraits) -> int:
         if traits.relayed_monitor_id is not None and traits.relayed_monitor_id != channel.monitor_id:
             raise BadSavedState(f"{channel.name} had monitor id {channel.monitor_id}, not {traits.relayed_monitor_id}")
+        if channel.monitor_id is not None and traits.monitor_latency is None:
+            # The guest signals through the monitor page, and nobody has told it to stop.
+            traits = replace(traits, monitor_latency=channel.traits.monitor_latency)
         channel.traits = traits
         channel.restoring = Restoring.MATCHED
         return channel.channel_id
