@@ -75,16 +75,15 @@ def build_kernel(
             return binary
     require(KERNEL_TOOLS, "building a kernel")
     worktree = cache_directory("trees") / f"{source.name}-{_source_key(source)}"
-    with locked(worktree):
+    objects = worktree.with_name(f"{worktree.name}-{variant}")
+    with locked(objects):
         if not source.is_tree and binary.is_file():  # another process built it while this one waited
             return binary
         report(Progress(0, _USUAL_STEPS, f"preparing the source of {source.name}"))
-        prepare(source, worktree)
-        objects = worktree.with_name(f"{worktree.name}-{variant}")
+        with locked(worktree):  # no longer: other variants may be built from it at the same time
+            prepare(source, worktree)
         built = _make(worktree, objects, variant, jobs or os.cpu_count() or 1, report)
-        if source.is_tree:
-            return built
-        return _keep(built, binary)
+        return built if source.is_tree else _keep(built, binary)
 
 
 def find_kernel(spec: str = DEFAULT_VERSION, variant: Variant = Variant.PLAIN) -> Path | None:

@@ -105,14 +105,26 @@ static void start_frame(struct partition_header *header, u16 op, u32 length)
 static int receive_reply(u16 op, u32 sequence, struct partition_header *reply, u32 size)
 {
 	int err = partition_user_receive(sock, reply, sizeof(*reply));
+	u32 left, kept;
+	u64 unknown;
 
 	if (err)
 		return err;
 	if (reply->op != (op | PARTITION_REPLY) || reply->sequence != sequence ||
-	    reply->length < sizeof(*reply) || reply->length > size)
+	    reply->length < sizeof(*reply) || reply->length > PARTITION_FRAME_MAX)
 		return -EPROTO;
+
 	memset(reply + 1, 0, size - sizeof(*reply));
-	return partition_user_receive(sock, reply + 1, reply->length - sizeof(*reply));
+	left = reply->length - sizeof(*reply);
+	kept = min_t(u32, left, size - sizeof(*reply));
+	err = partition_user_receive(sock, reply + 1, kept);
+
+	/* Fields that a later minor version appended. */
+	for (left -= kept; left && !err; left -= kept) {
+		kept = min_t(u32, left, sizeof(unknown));
+		err = partition_user_receive(sock, &unknown, kept);
+	}
+	return err;
 }
 
 /* Say hello on a fresh socket. Returns the host's answer (enum partition_hello_status) or a negative errno. */
