@@ -139,6 +139,34 @@ def test_disks_come_go_and_grow_while_linux_uses_another(
     assert guest.wait(40) == ExitStatus.DONE
 
 
+def test_a_controller_is_taken_away_in_use_and_comes_back(running_host: StartHost, linux_guest: StartGuest) -> None:
+    host = running_host(make_devices(disks=["memory:64M", "faulty:memory:8M,on=read,do=stuck,from=4M"]))
+    slot = host.host.slots[0]
+    guest = linux_guest(
+        host.address,
+        [
+            "wait-path /dev/sdb 10",
+            "background disk-load /dev/sda 60 4 1",
+            "background sh dd if=/dev/sdb of=/dev/null bs=4096 skip=1024 count=1 iflag=direct",
+            "sleep 0.5",
+            "say in-use",
+            "wait-gone /sys/class/scsi_host/host0 15",
+            "say all-gone",
+            "wait-path /dev/sda 15",
+            "@again disk-load /dev/sda 1 4 2",
+            "say came-back",
+            "exit 0",
+        ],
+    )
+    guest.wait_for_line("in-use", 20)
+    host.in_host(slot.rescind)
+    guest.wait_for_line("all-gone", 30)
+    host.in_host(slot.reoffer)
+    guest.wait_for_line("came-back", 30)
+    assert any(line.startswith("TEST again ok") for line in guest.lines)
+    assert guest.wait(30) == ExitStatus.DONE
+
+
 def test_linux_mounts_a_dvd_and_notices_another_disc(
     running_host: StartHost, linux_guest: StartGuest, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from vmbus.testing.partitions import PartitionPair
 from vmbus.wire.control_values import ALL_VERSIONS, Version
 from vmbus.wire.scsi.block import Transfer10
 from vmbus.wire.scsi.opcodes import Opcode
-from vmbus.wire.vstor import DataDirection
+from vmbus.wire.vstor import DataDirection, SrbStatus
 
 
 class ThreeSubchannels(StorageDriver):
@@ -89,10 +89,13 @@ def test_a_controller_taken_away_fails_what_is_under_way_and_can_come_back() -> 
         bus = devices[0].bus
         assert bus is not None
         pair.in_host(bus.rescind)
+        assert pair.guest.bus.wait(stuck).srb_status == SrbStatus.INVALID_LUN
+        assert pair.guest.loop.run(lambda: not pair.guest.drivers, timeout=5)
         with pytest.raises(DriverError):
-            pair.guest.bus.wait(stuck)
+            disk.read(0, 1)
         pair.in_host(bus.reoffer)
         assert pair.guest.loop.run(lambda: bool(pair.guest.drivers), timeout=5)
+        assert disk_of(pair).read(0, 1) == bytes(512)
 
 
 def test_the_next_guest_finds_what_the_last_one_wrote() -> None:

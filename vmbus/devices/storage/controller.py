@@ -13,6 +13,7 @@ Sources: openvmm ``storvsp/src/lib.rs`` (``ScsiController``, ``execute_scsi``, `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
@@ -42,6 +43,9 @@ _NAMESPACE = UUID("2e5dbd9e-2d8b-4a53-9d1e-0c4d3f8a9b11")
 
 MAX_PATHS, MAX_TARGETS, MAX_LUNS = 8, 2, 255
 """What Linux's storvsc scans (``STORVSC_MAX_CHANNELS`` and its neighbours)."""
+
+QUIET_SECONDS = 0.2
+"""A controller that is taken away goes when so long no packet has come."""
 
 
 class UnitAddress(NamedTuple):
@@ -80,6 +84,7 @@ class StorageController(Device):
         self._ide: UnitAddress | None = None
         self._channels: list[StorageChannel] = []
         self._is_restored = False
+        self._is_retiring = False
 
     @classmethod
     def ide(cls, channel: int, device: int, unit: MediaUnit) -> StorageController:
@@ -148,7 +153,7 @@ class StorageController(Device):
     def reroute(self) -> None:
         """Fill ``routes`` anew, after units or the state of the initialization changed."""
         self.routes.clear()
-        if self.negotiation.is_ready:
+        if self.negotiation.is_ready and not self._is_retiring:
             for address, unit in self.units.items():
                 if self._ide is None:
                     self.routes[bytes(address)] = unit
@@ -156,6 +161,8 @@ class StorageController(Device):
                     self.routes |= {bytes((path, address.target, 0)): unit for path in range(256)}
 
     def _unit_at(self, address: tuple[int, int, int]) -> MediaUnit | None:
+        if self._is_retiring:
+            return None
         if self._ide is not None:
             address = (self._ide.path, *address[1:])
         return self.units.get(UnitAddress(*address))
@@ -181,8 +188,9 @@ class StorageController(Device):
         command = ReportLuns.parse(task.cdb)
         if command.select_report not in (0, 1, 2):
             return illegal_request(AdditionalSense.INVALID_FIELD_IN_CDB, field=2).result
-        well_known_only = command.select_report == 1  # and there are none
-        luns = sorted(found.lun for found in self.units if found[:2] == address[:2] and not well_known_only)
+        # There are no well-known units, and no others either when the controller is about to go.
+        units = [] if command.select_report == 1 or self._is_retiring else list(self.units)
+        luns = sorted(found.lun for found in units if found[:2] == address[:2])
         entries = tuple(LunEntry(method=0, lun=lun) for lun in luns)
         data = LunList(length=8 * len(entries), luns=entries).build()
         return task.give(data, command.allocation_length)
@@ -231,6 +239,32 @@ class StorageController(Device):
             limit = unit.backend.parallel if unit.backend is not None else 4
             unit.runner = Workers(self.bus.loop.call_soon_threadsafe, limit, f"{self.name}-disk")
 
+    def retire(self, done: Callable[[], None]) -> None:
+        """Let the guest lose every disk first: after a rescind Linux takes no answer out of the ring, and waits for it.
+
+        What is under way comes back as INVALID_LUN, and so does every later command, on which Linux removes its disks
+        by itself. The offer goes when nothing has come for a while.
+        """
+        self._is_retiring = True
+        self.reroute()
+        for unit in set(self.units.values()):
+            unit.abort(INVALID_LUN, self.initiator)
+        self.rescan()
+        bus = self.bus
+        assert bus is not None, "only a device on a bus is taken back"
+        seen = -1
+
+        def look_again() -> None:
+            nonlocal seen
+            requests = sum(channel.requests for channel in self._channels)
+            if requests == seen:
+                done()
+                return
+            seen = requests
+            bus.loop.call_later(QUIET_SECONDS, look_again)
+
+        look_again()
+
     def _create_subchannels(self, count: int) -> None:
         if self.bus is None:
             raise DeviceError(f"{self.name} is on no bus")
@@ -240,6 +274,7 @@ class StorageController(Device):
         handler = StorageChannel(self, channel)
         if handler.is_primary and not self._is_restored:
             self.negotiation.reset()
+            self._is_retiring = False
         self._is_restored = False
         self._channels.append(handler)
         self.reroute()
