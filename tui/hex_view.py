@@ -153,4 +153,6 @@ class HexView(ScrollView, can_focus=True):
             joined = inside and place + 1 < stop and index + 1 < count
             hexes += [Segment(f"{byte:02x}", style), Segment(gap, field if joined else base)]
             texts.append(Segment(chr(byte) if 0x20 <= byte < 0x7F else "·", style))
-        return Strip([Segment(f"{at:04x}  ", quiet), *hexes, *texts]).adjust_cell_length(self.size.width, base)
+        return (
+            Strip([Segment(f"{at:04x}  ", quiet), *hexes, *texts]).simplify().adjust_cell_length(self.size.width, base)
+        )
