@@ -20,12 +20,17 @@ from typing import Any
 
 from vmbus.devices.device import DeviceError, NoSuchDevice
 from vmbus.devices.storage.buffers import Views
+from vmbus.errors import OptionError
 
 _ZEROS = memoryview(bytes(1 << 20))
 
 
 class BackendError(DeviceError):
-    """A disk's file, server or parameters cannot be used."""
+    """A disk's file or server cannot be used."""
+
+
+class BadBackendName(BackendError, OptionError):
+    """What follows a backend's scheme makes no sense."""
 
 
 class Backend(ABC):
@@ -135,7 +140,7 @@ def parse_size(text: str) -> int:
     digits = text.rstrip("KMGTkmgt")
     unit = text[len(digits) :].upper()
     if not digits.isascii() or not digits.isdigit() or unit not in units or not int(digits):
-        raise BackendError(f"{text!r} is not a size: write bytes, or a number with K, M, G or T")
+        raise BadBackendName(f"{text!r} is not a size: write bytes, or a number with K, M, G or T")
     return int(digits) * units[unit]
 
 

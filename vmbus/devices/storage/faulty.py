@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmbus.devices.storage.backend import Backend, BackendError, errno_error, open_backend, parse_size
+from vmbus.devices.storage.backend import Backend, BadBackendName, errno_error, open_backend, parse_size
 from vmbus.devices.storage.buffers import Views, cut, total_length
 
 OPERATIONS = ("read", "write", "flush", "discard")
@@ -118,7 +118,7 @@ class FaultyBackend(Backend):
 
 
 def parse_fault(text: str) -> Fault:
-    """Read one rule. Raises :class:`BackendError`."""
+    """Read one rule. Raises :class:`BadBackendName`."""
     fault = Fault()
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
@@ -138,7 +138,7 @@ def parse_fault(text: str) -> Fault:
             case "to":
                 fault.end = parse_size(value)
             case _:
-                raise BackendError(f"{part!r} is no part of a fault: on=, do=, slow=, every=, times=, from=, to=")
+                raise BadBackendName(f"{part!r} is no part of a fault: on=, do=, slow=, every=, times=, from=, to=")
     return fault
 
 
@@ -146,6 +146,6 @@ def open_params(params: str, read_only: bool) -> FaultyBackend:
     """``BASE,RULE[;RULE...]``."""
     base, comma, rules = params.partition(",")
     if not comma:
-        raise BackendError(f"faulty:{params} has no fault: faulty:BASE,on=read,do=EIO,every=100")
+        raise BadBackendName(f"faulty:{params} has no fault: faulty:BASE,on=read,do=EIO,every=100")
     faults = [parse_fault(rule) for rule in rules.split(";")]
     return FaultyBackend(open_backend(base, read_only=read_only), *faults)

@@ -9,7 +9,7 @@ import threading
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from vmbus.devices.storage.backend import Backend, BackendError
+from vmbus.devices.storage.backend import Backend, BackendError, BadBackendName
 from vmbus.devices.storage.buffers import Views, total_length
 from vmbus.devices.storage.nbd_client import FUA, NO_HOLE, Command, ExportFlags, NbdConnection
 
@@ -109,19 +109,19 @@ class NbdBackend(Backend):
 
 
 def parse_server(params: str) -> tuple[str | tuple[str, int], str]:
-    """The address and the export's name in what follows ``nbd:``. Raises :class:`BackendError`."""
+    """The address and the export's name in what follows ``nbd:``. Raises :class:`BadBackendName`."""
     if params.startswith(("//", "+unix://")):
         uri = urlsplit("nbd" + ("" if params.startswith("+") else ":") + params)
         export = unquote(uri.path.lstrip("/"))
         if uri.scheme == "nbd+unix":
             sockets = parse_qs(uri.query).get("socket", [])
             if len(sockets) != 1:
-                raise BackendError(f"nbd{params} names no socket: nbd+unix:///EXPORT?socket=PATH")
+                raise BadBackendName(f"nbd{params} names no socket: nbd+unix:///EXPORT?socket=PATH")
             return sockets[0], export
         try:
             return (uri.hostname or "localhost", uri.port or DEFAULT_PORT), export
         except ValueError as error:
-            raise BackendError(f"nbd:{params}: {error}") from error
+            raise BadBackendName(f"nbd:{params}: {error}") from error
     where, _, export = params.partition(",export=")
     if where.startswith("unix:"):
         return where[5:], export
@@ -129,7 +129,7 @@ def parse_server(params: str) -> tuple[str | tuple[str, int], str]:
     if not colon:
         host, port = where, str(DEFAULT_PORT)
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise BackendError(f"nbd:{params} is no server: nbd:unix:PATH or nbd:HOST:PORT, and ,export=NAME")
+        raise BadBackendName(f"nbd:{params} is no server: nbd:unix:PATH or nbd:HOST:PORT, and ,export=NAME")
     return (host.strip("[]"), int(port)), export
 
 
