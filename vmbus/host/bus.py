@@ -58,6 +58,7 @@ class DeviceSlot:
         if partition is None or self._retiring:
             return
         self._retiring = True
+        self.loop.call_soon(partition.save)
         deadline = time.monotonic() + RETIRE_SECONDS
 
         def take_back() -> None:
@@ -69,6 +70,7 @@ class DeviceSlot:
                 return
             self._retiring = False
             partition.rescind(self)
+            self.subchannels = 0  # the driver asks for them again
             if self.is_offered:
                 partition.offer(self)
 
@@ -83,6 +85,7 @@ class DeviceSlot:
         self.is_offered = True
         if self._host.partition is not None and not self._retiring:
             self._host.partition.offer(self)
+            self.loop.call_soon(self._host.partition.save)
 
     def note(self, text: str) -> None:
         self._host.note(f"{self.device.name}: {text}")

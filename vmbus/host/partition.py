@@ -294,6 +294,11 @@ class HostPartition:
         self.message_numbers[vp, sint] = number
         return number
 
+    def save(self) -> None:
+        """Something changed that the next process must know: which devices are offered, for example."""
+        if self.host.servicing is not None and self.host.partition is self:
+            self._save_and_post()
+
     def _post_what_waits(self) -> None:
         if self.to_post:
             self._save_and_post()

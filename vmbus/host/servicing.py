@@ -229,6 +229,8 @@ class Servicing:
     def _resume(self, partition: HostPartition, saved: dict[str, Any]) -> list[TakeOver]:
         partition.last_sequence, partition.last_status = saved["last_sequence"], saved["last_status"]
         partition.control.restore(saved["control"])
+        if partition.control.info is not None and partition.memory is not None:
+            partition.monitor.use(partition.memory, partition.control.info.monitor_pages)
         partition.message_numbers = {(vp, sint): number for vp, sint, number in saved["message_numbers"]}
         for vp, sint, message_type, payload, number in saved["messages"]:
             partition.vps[vp].post_again(sint, message_type, bytes.fromhex(payload), number)
