@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -146,24 +148,36 @@ def _to_guest(script: Script, transaction: int, message: bytes) -> None:
     script.completion(GUEST, 4, _done(), transaction=transaction)
 
 
-@pytest.fixture(scope="session")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A capture of the Python guest using a disk and a card of our host, both in processes of their own."""
-    folder = tmp_path_factory.mktemp("recorded")
-    disk, socket, capture = folder / "disk.img", folder / "host.sock", folder / "capture.pcapng"
-    disk.write_bytes(bytes(1 << 20))
-    vmbus = [sys.executable, "-m", "vmbus"]
-    host = subprocess.Popen(
-        [*vmbus, "host", f"unix:{socket}", "--scsi", str(disk), "--nic", "embedded", "-w", str(capture)]
-    )
+@contextmanager
+def running_host(folder: Path, *options: str) -> Iterator[str]:
+    """A host in a process of its own; gives the address at which it listens."""
+    socket = folder / "host.sock"
+    host = subprocess.Popen([sys.executable, "-m", "vmbus", "host", f"unix:{socket}", *options])
     try:
         deadline = time.monotonic() + 30
         while not socket.exists():
             assert host.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        guest = [*vmbus, "guest", "run", "--python", f"unix:{socket}", "--timeout", "1", "--pause", "0.05"]
-        subprocess.run(guest, check=True, timeout=60, capture_output=True)
+        yield f"unix:{socket}"
     finally:
         host.send_signal(signal.SIGINT)
         host.wait(30)
+        socket.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def start_host() -> Callable[..., AbstractContextManager[str]]:
+    """Starts hosts: ``with start_host(folder, "--nic", "embedded") as address``."""
+    return running_host
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A capture of the Python guest using a disk and a card of our host, both in processes of their own."""
+    folder = tmp_path_factory.mktemp("recorded")
+    disk, capture = folder / "disk.img", folder / "capture.pcapng"
+    disk.write_bytes(bytes(1 << 20))
+    with running_host(folder, "--scsi", str(disk), "--nic", "embedded", "-w", str(capture)) as address:
+        guest = ["guest", "run", "--python", address, "--timeout", "1", "--pause", "0.05"]
+        subprocess.run([sys.executable, "-m", "vmbus", *guest], check=True, timeout=60, capture_output=True)
     return capture

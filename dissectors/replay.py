@@ -1,0 +1,414 @@
+"""Plays the guest's side of a capture against a live host: the same messages, packets and data, in the same order.
+
+The guest's memory is made anew with everything at the page numbers of the capture, so that nothing has to be
+rewritten; a host that offers the same devices in the same order gives them the same channel ids.  Before each step
+the player waits, up to a limit, until the host has said as much as it had: a guest depends on the answers.
+Data that was recorded only in part is filled up with zeros: record with ``--snap`` as large as the largest request if
+the host is to answer as it did.  Signals follow from the rings, not from the capture.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from dissectors.engine import Decoded
+from dissectors.engine.dialects.control import parse_body
+from dissectors.engine.dialects.network import Network
+from vmbus.errors import VmbusError
+from vmbus.memory import PAGE_SIZE, GuestMemory
+from vmbus.ring.incoming import IncomingRing
+from vmbus.ring.pair import RingPair, map_ring_pair
+from vmbus.synic import GuestSynicVp
+from vmbus.transport import connect, parse_address
+from vmbus.transport.client import HostConnection, new_interrupts
+from vmbus.wire import control as c
+from vmbus.wire import nvsp
+from vmbus.wire.capture import Direction, MessageRecord, RecordKind
+from vmbus.wire.control_values import SYNIC_MESSAGE_TYPE, VMBUS_SINT
+from vmbus.wire.hypervisor import HvStatus, Msr
+from vmbus.wire.offer import OfferChannel
+from vmbus.wire.ring import GpaDirectHeader, PacketFlags, PacketType
+from vmbus.wire.schema import WireError
+
+_MESSAGE, _PACKET, _EXTERNAL, _REGISTER = (
+    int(RecordKind.MESSAGE),
+    int(RecordKind.PACKET),
+    int(RecordKind.EXTERNAL),
+    int(RecordKind.REGISTER),
+)
+GUEST = int(Direction.GUEST_TO_HOST)
+PATIENCE = 2.0
+"""Seconds that a step waits for what the host had said before it in the capture."""
+MAX_IN_VAIN = 8
+"""Steps that may wait in vain before the host is given up."""
+FAREWELL = 10.0
+"""Seconds that the last answers may take: among them are flushes."""
+SPARE_PAGES = 16
+
+
+class ReplayFailed(VmbusError):
+    """A capture that cannot be replayed, or a host that does not go along."""
+
+
+@dataclass
+class Step:
+    """One thing that the guest did, and how much the host had said before."""
+
+    item: Decoded
+    messages: int
+    """Control messages of the host."""
+    packets: int
+    """Packets of the host on the channel of this step; on all channels before a message that is about none."""
+    data: list[Decoded] = field(default_factory=list)
+    """External data that a packet pointed at and that the host read."""
+
+
+@dataclass
+class Plan:
+    """Everything that a replay needs of a capture."""
+
+    steps: list[Step] = field(default_factory=list)
+    messages: int = 0
+    packets: Counter[int] = field(default_factory=Counter)
+    message_page: int = 0
+    flags_page: int = 0
+    last_page: int = 0
+    section_size: dict[int, int] = field(default_factory=dict)
+    """Bytes of a section of a channel's send buffer."""
+
+
+@dataclass
+class Result:
+    """What a replay sent, what came back, and what had come back in the capture."""
+
+    messages_sent: int = 0
+    packets_sent: int = 0
+    messages_received: int = 0
+    packets_received: int = 0
+    messages_expected: int = 0
+    packets_expected: int = 0
+    waits_in_vain: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the host said at least as much as it had."""
+        return (
+            self.messages_received >= self.messages_expected
+            and self.packets_received >= self.packets_expected
+            and not self.waits_in_vain
+        )
+
+    def line(self) -> str:
+        """The result in one line."""
+        return (
+            f"sent {self.messages_sent} messages and {self.packets_sent} packets; the host answered with "
+            f"{self.messages_received} of {self.messages_expected} messages and "
+            f"{self.packets_received} of {self.packets_expected} packets"
+        )
+
+
+def plan_replay(items: Iterable[Decoded]) -> Plan:
+    """Go through a capture once and note what the guest did."""
+    plan = Plan()
+    of_request: dict[int, Step] = {}
+    for item in items:
+        if item.kind == _REGISTER:
+            _note_pages(plan, item)
+        elif item.kind == _EXTERNAL and item.direction == GUEST and item.request is not None:
+            if id(item.request) in of_request:
+                of_request[id(item.request)].data.append(item)
+        elif item.kind not in (_MESSAGE, _PACKET) or item.notes:
+            continue
+        elif item.direction == GUEST:
+            before = plan.packets[item.channel_id] if item.channel_id else plan.packets.total()
+            step = Step(item, plan.messages, before)
+            plan.steps.append(step)
+            of_request[id(item)] = step
+            plan.last_page = max(plan.last_page, *_pages_of(item), 0)
+        elif item.kind == _MESSAGE:
+            plan.messages += 1
+        else:
+            plan.packets[item.channel_id] += 1
+            _note_sections(plan, item)
+    if not plan.steps:
+        raise ReplayFailed("the capture holds nothing that a guest sent")
+    if not plan.message_page:
+        plan.message_page, plan.flags_page = plan.last_page + 1, plan.last_page + 2
+    plan.last_page = max(plan.last_page, plan.message_page, plan.flags_page)
+    return plan
+
+
+def _note_pages(plan: Plan, item: Decoded) -> None:
+    number, value = (
+        int.from_bytes(item.data[20:24], "little"),
+        int.from_bytes(item.data[24:32], "little"),
+    )
+    if number == Msr.SIMP and value & 1:
+        plan.message_page = value >> 12
+    elif number == Msr.SIEFP and value & 1:
+        plan.flags_page = value >> 12
+
+
+def _pages_of(item: Decoded) -> tuple[int, ...]:
+    """The page numbers that a record of the guest names."""
+    if item.kind == _MESSAGE:
+        body = parse_body(item)
+        if isinstance(body, c.GpadlHeader):
+            return tuple(body.words[1:])
+        if isinstance(body, c.GpadlBody):
+            return tuple(body.words)
+        if isinstance(body, (c.InitiateContact, c.InitiateContact5)):
+            return (body.parent_to_child_monitor_page >> 12, body.child_to_parent_monitor_page >> 12)
+        return ()
+    return tuple(pfn for _, pfns in _ranges_of(item) for pfn in pfns)
+
+
+def _ranges_of(item: Decoded) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
+    """Offset in the first page and length, and the pages, of each range of a GPA-direct packet."""
+    if item.packet_type != PacketType.GPA_DIRECT:
+        return []
+    try:
+        header = GpaDirectHeader.parse(item.data, item.body_at + 16, item.payload_at)
+    except WireError:
+        return []
+    return [((found.byte_offset, found.byte_count), found.pfns) for found in header.ranges]
+
+
+def _note_sections(plan: Plan, item: Decoded) -> None:
+    if not isinstance(item.dialect, Network):
+        return
+    try:
+        done = nvsp.NvspCompletion.parse(item.data, item.payload_at)
+    except WireError:
+        return
+    if isinstance(done.body, nvsp.NvspSendSendBufferComplete):
+        plan.section_size[item.channel_id] = done.body.section_size
+
+
+class Player:
+    """Replays one plan against one host."""
+
+    def __init__(self, plan: Plan, address: str, *, speed: float = 1.0) -> None:
+        """``speed`` 2.0 halves all waits; 0 waits for nothing but the host."""
+        self._plan = plan
+        self._speed = speed
+        self.result = Result(messages_expected=plan.messages, packets_expected=sum(plan.packets.values()))
+        self._memory = GuestMemory.create((plan.last_page + SPARE_PAGES) * PAGE_SIZE)
+        self._interrupts = new_interrupts(1)
+        self._host = HostConnection(connect(parse_address(address)))
+        self._vp = GuestSynicVp(0, self._memory, plan.message_page, plan.flags_page, self._host.set_register)
+        self._gpadls: dict[int, list[int]] = {}
+        self._rings: dict[int, RingPair] = {}
+        self._connections: dict[int, int] = {}
+        self._send_buffers: dict[int, int] = {}
+        self._received: Counter[int] = Counter()
+        self._given_up: Counter[int] = Counter()
+        self._messages_given_up = 0
+
+    def run(self) -> Result:
+        """Play everything, then wait for what is still to be answered."""
+        self._host.hello(self._memory, self._interrupts, uuid4())
+        self._vp.enable(VMBUS_SINT)
+        started, first = time.monotonic(), self._plan.steps[0].item.time_ns
+        for step in self._plan.steps:
+            if self._speed:
+                due = started + (step.item.time_ns - first) / 1e9 / self._speed
+                while (left := due - time.monotonic()) > 0:
+                    self._listen(left)
+            self._await(step)
+            (self._post if step.item.kind == _MESSAGE else self._put)(step)
+        self._wait_until(
+            lambda: (
+                self.result.messages_received >= self._plan.messages
+                and self.result.packets_received >= self.result.packets_expected
+            ),
+            FAREWELL,
+        )
+        return self.result
+
+    def close(self) -> None:
+        """Leave the host and release the memory."""
+        self._host.close()
+        for channel_id in list(self._rings):
+            self._drop_rings(channel_id)
+        self._vp.close()
+        for interrupt in self._interrupts:
+            os.close(interrupt)
+        self._memory.close()
+
+    # The host's side
+
+    def _await(self, step: Step) -> None:
+        """Wait for what the host had said before this step; what did not come once is not waited for again."""
+        channel_id = step.item.channel_id
+        packets = step.packets if channel_id in self._rings or not channel_id else 0
+
+        def missing() -> tuple[int, int]:
+            received = self._received[channel_id] if channel_id else self._received.total()
+            given_up = self._given_up[channel_id] if channel_id else self._given_up.total()
+            messages = step.messages - self.result.messages_received - self._messages_given_up
+            return messages, packets - received - given_up
+
+        if not self._wait_until(lambda: max(missing()) <= 0):
+            messages, short = missing()
+            self._messages_given_up += max(messages, 0)
+            self._given_up[channel_id] += max(short, 0)
+            self.result.waits_in_vain += 1
+            if self.result.waits_in_vain > MAX_IN_VAIN:
+                raise ReplayFailed(f"the host no longer answers as it did, at record {step.item.number}")
+
+    def _wait_until(self, condition: Callable[[], bool], patience: float = PATIENCE) -> bool:
+        deadline = time.monotonic() + patience
+        while not condition():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._listen(left)
+        return True
+
+    def _listen(self, seconds: float) -> None:
+        """Take what the host has to say, waiting for it so long."""
+        host = self._host.fileno()
+        ready, _, _ = select.select([host, *self._interrupts], [], [], min(seconds, 0.2))
+        if host in ready and self._host.host_is_gone():
+            raise ReplayFailed("the host closed the connection")
+        for interrupt in self._interrupts:
+            if interrupt in ready:
+                os.eventfd_read(interrupt)
+        while (message := self._vp.take_message(VMBUS_SINT)) is not None:
+            if message.message_type == SYNIC_MESSAGE_TYPE:
+                self.result.messages_received += 1
+                self._learn(message.payload)
+        self._vp.take_event_flags(VMBUS_SINT)
+        for channel_id, rings in self._rings.items():
+            self._drain(channel_id, rings.incoming)
+
+    def _drain(self, channel_id: int, ring: IncomingRing) -> None:
+        """Take all packets out of a ring, and ask for a signal with the next one."""
+        is_signal_due = False
+        while True:
+            while packets := ring.read_batch():
+                self._received[channel_id] += len(packets)
+                self.result.packets_received += len(packets)
+                is_signal_due |= ring.commit()
+            if not ring.unmask_interrupts():
+                break
+        if is_signal_due:
+            self._signal(channel_id)
+
+    def _learn(self, payload: bytes) -> None:
+        if payload[:4] == b"\1\0\0\0" and len(payload) >= c.MessageHeader.SIZE + OfferChannel.SIZE:
+            offer = OfferChannel.parse(payload, c.MessageHeader.SIZE)
+            self._connections[offer.channel_id] = offer.connection_id
+
+    # The guest's side
+
+    def _signal(self, channel_id: int) -> None:
+        self._host.signal_event(0, self._connections.get(channel_id, 0))
+
+    def _post(self, step: Step) -> None:
+        item = step.item
+        body = parse_body(item)
+        match body:
+            case c.GpadlHeader():
+                self._gpadls[body.gpadl_id] = list(body.words[1:])
+            case c.GpadlBody():
+                self._gpadls.setdefault(body.gpadl_id, []).extend(body.words)
+            case c.OpenChannel():
+                self._make_rings(body)
+        head = MessageRecord.parse(item.data)
+        status = self._host.post_message(0, head.connection_id, SYNIC_MESSAGE_TYPE, bytes(item.data[item.body_at :]))
+        if status != HvStatus.SUCCESS:
+            raise ReplayFailed(f"the host refused record {item.number} with {HvStatus(status)}")
+        if isinstance(body, c.CloseChannel):
+            self._drop_rings(body.channel_id)
+        self.result.messages_sent += 1
+
+    def _make_rings(self, body: c.OpenChannel) -> None:
+        pages = self._gpadls.get(body.ring_gpadl_id, [])
+        for pfn in pages:
+            self._memory.write(pfn * PAGE_SIZE, bytes(PAGE_SIZE))
+        self._drop_rings(body.channel_id)
+        rings = map_ring_pair(self._memory, pages, body.downstream_page_offset, is_guest=True)
+        self._rings[body.channel_id] = rings
+        rings.incoming.unmask_interrupts()
+        self._received[body.channel_id] += 0
+
+    def _drop_rings(self, channel_id: int) -> None:
+        rings = self._rings.pop(channel_id, None)
+        if rings is not None:
+            rings.close()
+
+    def _put(self, step: Step) -> None:
+        item = step.item
+        rings = self._rings.get(item.channel_id)
+        if rings is None:
+            raise ReplayFailed(f"record {item.number} is a packet of a channel whose opening was not recorded")
+        self._place_data(step)
+        packet = (
+            item.packet_type,
+            int(PacketFlags.COMPLETION_REQUESTED) if item.wants_completion else 0,
+            item.transaction_id,
+            bytes(item.data[item.body_at + 16 : item.payload_at]),
+            bytes(item.data[item.payload_at :]),
+        )
+        if not self._wait_until(lambda: rings.outgoing.write_batch([packet]) == 1):
+            raise ReplayFailed(f"the host does not read the ring of channel {item.channel_id} any more")
+        if rings.outgoing.commit():
+            self._signal(item.channel_id)
+        self.result.packets_sent += 1
+
+    def _place_data(self, step: Step) -> None:
+        """Put external data where the packet says that it is: page ranges, or a section of the send buffer."""
+        item = step.item
+        ranges = _ranges_of(item)
+        whole: list[tuple[int, int]] = []
+        for (offset, length), pfns in ranges:
+            whole += _pieces(pfns, offset, length)
+        if isinstance(item.dialect, Network):
+            whole = self._section(item) or whole
+        for piece in step.data:
+            start = int.from_bytes(piece.data[28:32], "little")
+            self._scatter(whole, start, bytes(piece.data[piece.body_at :]))
+
+    def _section(self, item: Decoded) -> list[tuple[int, int]]:
+        try:
+            message = nvsp.NvspMessage.parse(item.data, item.payload_at)
+        except WireError:
+            return []
+        body = message.body
+        if isinstance(body, nvsp.NvspSendSendBuffer):
+            self._send_buffers[item.channel_id] = body.gpadl_handle
+        if not isinstance(body, nvsp.NvspSendRndisPacket) or body.send_buffer_section_index == nvsp.NO_SECTION:
+            return []
+        pages = self._gpadls.get(self._send_buffers.get(item.channel_id, 0), [])
+        size = self._plan.section_size.get(item.channel_id, 0)
+        return _pieces(tuple(pages), body.send_buffer_section_index * size, body.send_buffer_section_size)
+
+    def _scatter(self, pieces: list[tuple[int, int]], start: int, data: bytes) -> None:
+        for gpa, length in pieces:
+            if start >= length:
+                start -= length
+                continue
+            part = data[: length - start]
+            self._memory.write(gpa + start, part)
+            data, start = data[len(part) :], 0
+            if not data:
+                return
+
+
+def _pieces(pfns: tuple[int, ...], offset: int, length: int) -> list[tuple[int, int]]:
+    """Guest physical addresses and lengths of ``length`` bytes from ``offset`` on in a list of pages."""
+    found: list[tuple[int, int]] = []
+    while length > 0 and offset // PAGE_SIZE < len(pfns):
+        within = offset % PAGE_SIZE
+        size = min(PAGE_SIZE - within, length)
+        found.append((pfns[offset // PAGE_SIZE] * PAGE_SIZE + within, size))
+        offset, length = offset + size, length - size
+    return found
