@@ -16,7 +16,7 @@ command cmd_report, cmd_wait_path, cmd_wait_gone, cmd_write, cmd_expect, cmd_cat
 command cmd_mount, cmd_umount, cmd_sync, cmd_sha256, cmd_write_file, cmd_read_file;
 command cmd_disk_load, cmd_disk_fill, cmd_disk_verify, cmd_iops, cmd_throughput;
 command cmd_ifup, cmd_ifdown, cmd_ping, cmd_udp_send, cmd_udp_receive;
-command cmd_stream_echo, cmd_stream_send, cmd_stream_receive, cmd_stream_serve;
+command cmd_stream_echo, cmd_stream_send, cmd_stream_receive, cmd_stream_serve, cmd_stream_flood, cmd_stream_drain;
 command cmd_input, cmd_uio_echo;
 
 /* Add key=value text to the result line. */

@@ -41,6 +41,7 @@ static const struct {
 	{ "udp-send", cmd_udp_send }, { "udp-receive", cmd_udp_receive },
 	{ "stream-echo", cmd_stream_echo }, { "stream-send", cmd_stream_send },
 	{ "stream-receive", cmd_stream_receive }, { "stream-serve", cmd_stream_serve },
+	{ "stream-flood", cmd_stream_flood }, { "stream-drain", cmd_stream_drain },
 };
 
 static char details[2048];

@@ -5,6 +5,7 @@
  *
  * stream-send writes the pattern, ends its direction, and expects the peer's SHA-256 of it as 64 hexadecimal digits;
  * stream-receive is the other side of that. stream-echo sends the pattern and expects it back; stream-serve echoes.
+ * stream-flood and stream-drain are for measuring: they look at nothing.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -199,6 +200,50 @@ int cmd_stream_echo(int argc, char **argv)
 	result("bytes=%llu mbit_per_s=%.1f sent_sha256=%s received_sha256=%s", (unsigned long long)received,
 	       (sent + received) * 8e-6 / (now() - start), sent_hex, received_hex);
 	return received == size ? 0 : fail("%llu bytes sent", (unsigned long long)sent);
+}
+
+/* stream-flood ADDRESS SECONDS: zeros as fast as they go; how many arrived is for the peer to count */
+int cmd_stream_flood(int argc, char **argv)
+{
+	double start = now(), until = start + number(argc, argv, 2, 2);
+	uint64_t sent = 0;
+	int fd;
+
+	if (argc < 2)
+		return fail("usage");
+	fd = connect_to(argv[1]);
+	if (fd < 0)
+		return 1;
+	memset(buffer, 0, CHUNK);
+	for (; now() < until; sent += CHUNK)
+		if (write_all(fd, buffer, CHUNK))
+			return fail_errno("send at %llu", (unsigned long long)sent);
+	close(fd);
+	result("bytes=%llu", (unsigned long long)sent);
+	return 0;
+}
+
+/* stream-drain ADDRESS: connects and reads to the end, without looking at what comes */
+int cmd_stream_drain(int argc, char **argv)
+{
+	uint64_t received = 0;
+	double start;
+	ssize_t got;
+	int fd;
+
+	if (argc < 2)
+		return fail("usage");
+	fd = connect_to(argv[1]);
+	if (fd < 0)
+		return 1;
+	start = now();
+	while ((got = read(fd, buffer, CHUNK)) > 0)
+		received += got;
+	if (got < 0)
+		return fail_errno("receive at %llu", (unsigned long long)received);
+	close(fd);
+	result("bytes=%llu mbit_per_s=%.1f", (unsigned long long)received, received * 8e-6 / (now() - start));
+	return 0;
 }
 
 static int echo(int fd)
