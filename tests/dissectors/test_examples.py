@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dissectors.engine import Session
 from dissectors.filters import Filter
 from dissectors.rules import RULES
 from vmbus.capture.reader import read_records
@@ -34,7 +35,7 @@ def test_the_scapy_examples_run_one_after_the_other(tmp_path: Path) -> None:
         while not socket.exists():
             assert host.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        program = "\n".join(blocks("dissectors.md", "python")[2:]).replace("/tmp/host.sock", str(socket))
+        program = "\n".join(blocks("dissectors.md", "python")[3:]).replace("/tmp/host.sock", str(socket))
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -52,6 +53,14 @@ def test_the_engine_example_decodes_a_capture(capsys: pytest.CaptureFixture[str]
     capture = ROOT / "captures" / "python-guest" / "capture.pcapng"
     exec(compile(program.replace("traffic.pcapng", str(capture)), "example", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == len(list(read_records(capture)))
+
+
+def test_the_example_of_conversations_prints_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    program = blocks("dissectors.md", "python")[1]
+    capture = ROOT / "captures" / "disk-6.12" / "capture.pcapng"
+    names = {"session": Session(), "read_records": read_records}
+    exec(compile(program.replace("traffic.pcapng", str(capture)), "example", "exec"), names)
+    assert "WRITE_10 lba" in capsys.readouterr().out
 
 
 def test_every_filter_that_is_shown_compiles() -> None:
