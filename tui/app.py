@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 from typing import ClassVar
 
@@ -29,6 +31,8 @@ from vmbus.wire.tree import Node
 
 REPAINTS_PER_SECOND = 20
 _SAMPLES_PER_SECOND = 4
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""They end the application in good order: the terminal is put right, and a demo's processes are ended."""
 
 
 class VmbusApp(App[int]):
@@ -52,6 +56,7 @@ class VmbusApp(App[int]):
         Binding("question_mark", "help", "Help"),
         Binding("q", "quit", "Quit"),
         Binding("escape", "leave", "Back", show=False),
+        Binding("ctrl+c", "quit", "Quit", show=False),
     ]
 
     def __init__(self, feed: Feed, *, title: str = "") -> None:
@@ -83,10 +88,14 @@ class VmbusApp(App[int]):
         packets.follow = self._feed.is_live
         packets.focus()
         self._feed.start()
+        for number in _STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self.exit)
         self.set_interval(1 / REPAINTS_PER_SECOND, self._repaint)
         self.set_interval(1 / _SAMPLES_PER_SECOND, self._sample)
 
     def on_unmount(self) -> None:
+        for number in _STOP_SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
         self._feed.stop()
         self.rows.select(None)
 

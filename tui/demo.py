@@ -191,6 +191,8 @@ def command(
     if headless or as_json or not sys.stdout.isatty():
         if not as_json:
             print(f"a host, a {guest.capitalize()} guest, a disk and a network card: {seconds:g} seconds of traffic")
+            sys.stdout.flush()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with staged(guest, capture, seconds) as stage:
             result = watch(stage, seconds)
         lines = result.pop("lines")
