@@ -152,3 +152,10 @@ def test_what_is_no_memory_image_is_one_clear_line(tmp_path: Path) -> None:
     memory = open_image(zeros)
     with pytest.raises(CannotImport, match="no ring was found"):
         list(records_of_rings(memory, rings_by_search(memory), 0))
+
+
+def test_a_compressed_dump_says_that_drgn_is_what_reads_it(tmp_path: Path) -> None:
+    dump = tmp_path / "vmcore"
+    dump.write_bytes(b"KDUMP   " + bytes(4096))
+    with pytest.raises(CannotImport, match="drgn"):
+        open_image(dump)
