@@ -455,7 +455,31 @@ class TestTheRest:
         guest >> (lambda: guest.client.pause()) << control.Pause()
         guest >> control.PauseResponse() << ev.HostSilent()
         violated(guest >> control.PauseResponse(), errors.UnsolicitedMessage)
+        with pytest.raises(errors.WrongState):
+            guest.client.pause()
         guest >> (lambda: guest.client.resume()) << control.Resume()
+        with pytest.raises(errors.WrongState):
+            guest.client.resume()
+
+    def test_what_the_guest_says_during_a_pause_waits(self, guest):
+        guest.connect(Version.V6_0, FeatureFlags.PAUSE_RESUME)
+        guest.offered(1)
+        gpadl_id = guest.opened(1)
+        guest >> (lambda: guest.client.close(1)) << control.CloseChannel
+        (guest >> (lambda: guest.client.teardown_gpadl(gpadl_id))).ignore()
+        (guest >> (lambda: guest.client.release(1))).ignore()
+        guest >> (lambda: guest.client.pause()) << control.Pause()
+        # The host had said this before it heard.
+        guest >> control.GpadlTorndown(gpadl_id=gpadl_id) << ev.GpadlTornDown << ev.ChannelGone(1)
+        assert guest.client.is_paused
+        guest >> (lambda: guest.client.resume()) << control.Resume() << control.RelIdReleased(channel_id=1)
+
+    def test_an_unload_ends_a_pause(self, guest):
+        guest.connect(Version.V6_0, FeatureFlags.PAUSE_RESUME)
+        guest >> (lambda: guest.client.pause()) << control.Pause()
+        guest >> (lambda: guest.client.tl_connect(UUID(int=1), UUID(int=2)))
+        guest >> (lambda: guest.client.unload()) << control.Unload()
+        guest >> control.UnloadComplete() << ev.UnloadFinished()
 
     def test_a_socket_to_the_host(self, guest):
         guest.connect(Version.V5_3)

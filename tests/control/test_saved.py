@@ -287,6 +287,15 @@ class TestHost:
             offer_again(host, 3, relayed_monitor_id=78)
         assert offer_again(host, 3, relayed_monitor_id=77) == 3
 
+    def test_a_guest_that_signals_through_the_page_is_still_heard_when_the_device_does_not_ask_for_it(self, make_host):
+        host = make_host()
+        host.offer(1, monitor_latency=5)
+        host.connect(**PAGES).open(1)
+        restart(host)
+        offer_again(host, 1)
+        opened = host.server.restored_open(1)
+        assert (opened.params.monitor.monitor_id, opened.params.monitor.latency) == (0, 5)
+
     def test_not_during_a_reset_or_a_restore(self, host):
         host.connect().open(1)
         saved = host.server.save()
@@ -375,6 +384,16 @@ class TestGuest:
             endpoint_id=UUID(int=1), service_id=guids.vsock_service(3), status=Status.CONNECTION_REFUSED
         )
         guest >> no << gev.TlConnectFinished
+
+    def test_a_pause_goes_on(self, guest):
+        guest.connect(Version.V6_0, FeatureFlags.PAUSE_RESUME)
+        guest >> (lambda: guest.client.pause()) << control.Pause()
+        guest.client.tl_connect(UUID(int=1), UUID(int=2))
+        state = json.loads(json.dumps(guest.client.save()))
+        guest.client = ControlClient()
+        guest.client.restore(state)
+        guest >> control.PauseResponse() << gev.HostSilent()
+        guest >> (lambda: guest.client.resume()) << control.Resume() << control.TlConnectRequest2
 
     def test_without_a_connection(self):
         client = ControlClient()

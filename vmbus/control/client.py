@@ -260,6 +260,7 @@ class ControlClient(ClientSaved):
             self._unload_when_answered = True
             return self._take_events()
         self._advance(Step.UNLOAD)
+        self._held = None  # an unload ends a pause, and nothing of what waited matters any more
         self._send(control.Unload())
         if not confirmed:
             self._on_unload_complete()
@@ -269,7 +270,7 @@ class ControlClient(ClientSaved):
         if self.connection is not GuestConnection.DISCONNECTING:
             raise UnsolicitedMessage("an unload was confirmed, but none was asked for")
         self._advance(Step.DRAINED)
-        self._modifying = self._pausing = False
+        self._modifying, self._pauses_unanswered = False, 0
         self._tl_requests.clear()
         for channel in list(self.channels.values()):
             if channel.state not in RESERVED:
@@ -304,24 +305,31 @@ class ControlClient(ClientSaved):
         self._emit(ConnectionModified(body.connection_state))
 
     def pause(self) -> None:
-        """Ask the host for silence, so that the message slot can be drained; send nothing more.
+        """Ask the host for silence, so that the message slot can be drained.  ``HostSilent`` follows.
 
-        ``HostSilent`` follows.
+        Until ``resume`` the host wants to hear nothing either, so what is sent meanwhile waits (openvmm ``pause``).
         """
         self._require(MessageType.PAUSE)
-        self._pausing = True
+        if self._held is not None:
+            raise WrongState("the host was asked for silence already")
         self._send(control.Pause())
+        self._held = []
+        self._pauses_unanswered += 1
 
     def _on_pause_response(self) -> None:
-        if not self._pausing:
+        if not self._pauses_unanswered:
             raise UnsolicitedMessage("no pause was asked for")
-        self._pausing = False
+        self._pauses_unanswered -= 1
         self._emit(HostSilent())
 
     def resume(self) -> None:
-        """End the silence."""
+        """End the silence: what has waited is sent."""
         self._require(MessageType.RESUME)
+        if self._held is None:
+            raise WrongState("the host was not asked for silence")
+        held, self._held = self._held, None
         self._send(control.Resume())
+        self._outbox += held
 
     # Sockets
 

@@ -110,7 +110,9 @@ class ClientBase:
         self._reserved_version = Version.V4_0
         """What was spoken when the last reserved channel was opened."""
         self._modifying = False
-        self._pausing = False
+        self._pauses_unanswered = 0
+        self._held: list[PostedMessage] | None = None
+        """Not None while the host is asked for silence: messages wait here until ``resume``."""
         self._tl_requests: list[tuple[UUID, UUID]] = []
         """Endpoint and service ids of sockets that were asked for and not answered."""
         self._outbox: list[PostedMessage] = []
@@ -133,8 +135,14 @@ class ClientBase:
         events, self._events = self._events, []
         return events
 
+    @property
+    def is_paused(self) -> bool:
+        """The host was asked for silence, and our own messages wait too."""
+        return self._held is not None
+
     def _send(self, body: Format) -> None:
-        self._outbox.append(PostedMessage(build_message(body), self._message_connection))
+        queue = self._outbox if self._held is None else self._held
+        queue.append(PostedMessage(build_message(body), self._message_connection))
 
     def _require(self, message_type: MessageType) -> None:
         """Raise unless the connection is there and has this message."""

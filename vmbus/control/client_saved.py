@@ -46,11 +46,12 @@ class ClientSaved(ClientChannels):
             "late_modifications": sorted(self._late_modifications),
             "let_go": sorted(self._let_go),
             "modifying": self._modifying,
-            "pausing": self._pausing,
+            "pauses_unanswered": self._pauses_unanswered,
             "next_gpadl_id": self._next_gpadl_id,
             "tl_requests": [[str(endpoint), str(service)] for endpoint, service in self._tl_requests],
             "channels": [_channel_to_json(channel) for channel in self.channels.values()],
-            "messages": [[message.payload.hex(), message.connection_id] for message in self._outbox],
+            "messages": _messages_to_json(self._outbox),
+            "held_messages": None if self._held is None else _messages_to_json(self._held),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -83,16 +84,13 @@ class ClientSaved(ClientChannels):
         self._reserved_version = Version(state["reserved_version"])
         self._late_modifications = {int(n) for n in state["late_modifications"]}
         self._let_go = {int(n) for n in state["let_go"]}
-        self._modifying, self._pausing = bool(state["modifying"]), bool(state["pausing"])
+        self._modifying, self._pauses_unanswered = bool(state["modifying"]), int(state["pauses_unanswered"])
         self._next_gpadl_id = int(state["next_gpadl_id"])
         self._tl_requests = [(UUID(endpoint), UUID(service)) for endpoint, service in state["tl_requests"]]
         for saved in state["channels"]:
             self._restore_channel(saved)
-        for payload, connection_id in state["messages"]:
-            content = bytes.fromhex(payload)
-            if len(content) > MAX_MESSAGE_SIZE:
-                raise BadSavedState(f"a message of {len(content)} bytes")
-            self._outbox.append(PostedMessage(content, int(connection_id)))
+        self._outbox = _messages_from_json(state["messages"])
+        self._held = None if state["held_messages"] is None else _messages_from_json(state["held_messages"])
 
     def _restore_channel(self, saved: dict[str, Any]) -> None:
         content = bytes.fromhex(saved["offer"])
@@ -125,3 +123,14 @@ def _channel_to_json(channel: ClientChannel) -> dict[str, Any]:
         "released": channel.released,
         "gpadls": [[gpadl.gpadl_id, gpadl.state.name] for gpadl in channel.gpadls.values()],
     }
+
+
+def _messages_to_json(messages: list[PostedMessage]) -> list[list[Any]]:
+    return [[message.payload.hex(), message.connection_id] for message in messages]
+
+
+def _messages_from_json(value: list[list[Any]]) -> list[PostedMessage]:
+    messages = [PostedMessage(bytes.fromhex(payload), int(connection_id)) for payload, connection_id in value]
+    if any(len(message.payload) > MAX_MESSAGE_SIZE for message in messages):
+        raise ValueError(f"a message of more than {MAX_MESSAGE_SIZE} bytes")
+    return messages
