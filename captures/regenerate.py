@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -56,6 +57,18 @@ def _unplug(folder: Path) -> None:
         time.sleep(1)
 
 
+def _echo_once(folder: Path) -> None:
+    """Listen for the guest's connection to port 5000, and send back what it sends."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/vsock_5000")
+        listener.listen()
+        listener.settimeout(30)
+        connection, _ = listener.accept()
+        with connection:
+            while data := connection.recv(1 << 16):
+                connection.sendall(data)
+
+
 DISK = ("mount /dev/sda /mnt ext4", "write-file /mnt/a 70000 1", "sync", "read-file /mnt/a 70000 1", "umount /mnt")
 NETWORK = ("ifup eth0 10.7.0.2/24", "ping 10.7.0.1 2 56", "ping 10.7.0.1 1 1400")
 
@@ -82,6 +95,13 @@ RECORDINGS = {
         devices=("--nic", "embedded"),
         during=_unplug,
     ),
+    "hvsocket-6.12": Recording(
+        "A program in the guest connects to one on the host over AF_VSOCK, which echoes 3,000 bytes.",
+        "6.12",
+        ("stream-echo vsock:2:5000 3000 1",),
+        devices=("--vsock", "vsock"),
+        during=_echo_once,
+    ),
     "python-guest": Recording("Our Python guest uses a disk and a card at VMBus 6.0.", "python"),
 }
 
@@ -97,7 +117,7 @@ def record(name: str, recording: Recording) -> Path:
         disk.write_bytes(b"")
         os.truncate(disk, 8 << 20)
         subprocess.run(["mkfs.ext4", "-qF", str(disk)], check=True)
-        devices = [str(disk) if option == "disk.img" else option for option in recording.devices]
+        devices = [str(folder / option) if option in ("disk.img", "vsock") else option for option in recording.devices]
         listen = f"unix:{folder}/host.sock"
         command = [*VMBUS, "host", listen, *devices, "-w", str(target), "--snap", "96"]
         host = subprocess.Popen(command)

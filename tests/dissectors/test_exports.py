@@ -46,6 +46,12 @@ def test_streams_of_a_socket_are_put_together(script: Script, tmp_path: Path) ->
     assert (guest.read_bytes(), host.read_bytes()) == (b"hello", b"yes")
 
 
+def test_both_streams_of_a_real_socket_are_whole(tmp_path: Path) -> None:
+    capture = Path(__file__).parents[2] / "captures" / "hvsocket-6.12" / "capture.pcapng"
+    guest, host = export_sockets(decode_capture(str(capture)), tmp_path)
+    assert guest.read_bytes() == host.read_bytes() and guest.stat().st_size == 3000
+
+
 def test_records_become_lines_of_json(disk: Script) -> None:
     target = io.StringIO()
     assert export_json(disk.decode(), target) == len(disk.records)

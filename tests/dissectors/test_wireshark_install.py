@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from dissectors.testing import Script
 from dissectors.wireshark import extcap
 from dissectors.wireshark.install import install, uninstall
 
+StartHost = Callable[..., AbstractContextManager[str]]
 needs_tshark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
 
 
@@ -47,6 +51,35 @@ def test_tshark_hands_ethernet_frames_to_its_own_dissectors(home: Path, card: Sc
 @pytest.mark.tshark
 def test_tshark_lists_the_extcap_among_its_interfaces(home: Path) -> None:
     assert "VMBus of a running host" in tshark("-D")
+
+
+@needs_tshark
+@pytest.mark.tshark
+def test_tshark_captures_live_from_a_running_host(home: Path, start_host: StartHost) -> None:
+    stream = f"unix:{home}/stream"
+    (home / "disk.img").write_bytes(bytes(1 << 20))
+    with start_host(home, "--scsi", str(home / "disk.img"), "--stream", stream) as address:
+        guest = subprocess.Popen(
+            [sys.executable, "-m", "vmbus", "guest", "run", "--python", address, "--timeout", "20", "--pause", "0.05"]
+        )
+        try:
+            options = ("-o", f"extcap.vmbus.stream:{stream}", "-c", "200", "-a", "duration:20")
+            lines = tshark("-i", "vmbus", *options, "-Y", "vmbus.vstor.vstor_request.operation == 3")
+        finally:
+            guest.kill()
+            guest.wait()
+    assert "VMBus/scsi" in lines
+
+
+@needs_tshark
+@pytest.mark.tshark
+def test_a_live_stream_goes_through_a_pipe_into_tshark(home: Path, disk: Script) -> None:
+    path = disk.write(home / "disk.pcapng")
+    capture = subprocess.Popen([sys.executable, "-m", "vmbus", "capture", str(path), "-w", "-"], stdout=subprocess.PIPE)
+    command = ["tshark", "-r", "-", "-Y", "vmbus.scsi.transfer10"]
+    done = subprocess.run(command, stdin=capture.stdout, capture_output=True, text=True, timeout=60, check=True)
+    capture.wait(20)
+    assert len(done.stdout.splitlines()) == 1
 
 
 def test_uninstalling_removes_what_was_installed(home: Path) -> None:
