@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.render import hex_lines, record_json, record_line, tree_lines
 from dissectors.engine.source import UnknownProtocol, decode_as_option, decode_capture
-from dissectors.filters import Filter, FilterError
 from vmbus.capture.walk import Damage
 from vmbus.wire.protocols import Protocol
+
+if TYPE_CHECKING:
+    from dissectors.filters import Filter
 
 
 def tell_damage(damage: Damage) -> None:
@@ -64,8 +66,12 @@ def _print_text(item: Decoded, start_ns: int, verbose: bool, hexdump: bool) -> N
 
 def compiled(text: str) -> Filter | None:
     """The value of ``-Y``; a wrong filter is a wrong command line, shown with a mark under the place."""
+    if not text:
+        return None
+    from dissectors.filters import Filter, FilterError  # lark is imported only when there is a filter
+
     try:
-        return Filter(text) if text else None
+        return Filter(text)
     except FilterError as error:
         print(error.pointer(), file=sys.stderr)
         raise typer.BadParameter(str(error)) from error

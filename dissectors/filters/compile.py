@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from dissectors.engine.decoded import Decoded
+from dissectors.engine.formats import reachable
 from dissectors.engine.names import module_name, snake
 from dissectors.filters.errors import FilterError
 from dissectors.filters.fields import (
@@ -263,8 +264,6 @@ def _speaks(name: str) -> Predicate:
 @cache
 def formats_below(fmt: type[Format]) -> frozenset[type[Format]]:
     """A format and all that it can hold."""
-    from dissectors.wireshark.lua import reachable
-
     return frozenset(reachable([fmt]))
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from dissectors.engine.decoded import Decoded
+from dissectors.engine.formats import known_formats
 from dissectors.engine.names import field_name, module_name, snake
 from vmbus.wire.protocols import ABBREVIATIONS
 from vmbus.wire.schema import Field, Format, Kind
@@ -99,15 +100,6 @@ class WireField:
                 element = self.field.element
                 return Type.GROUP if not isinstance(element, Field) else WireField(self.format, element).type
         return Type.TEXT if self.field.text else Type.BYTES
-
-
-@cache
-def known_formats() -> tuple[type[Format], ...]:
-    """Every format that a record can hold, however deep."""
-    from dissectors.wireshark.lua import reachable
-    from dissectors.wireshark.roots import roots
-
-    return tuple(reachable(roots().formats))
 
 
 @cache

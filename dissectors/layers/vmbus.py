@@ -24,6 +24,7 @@ from scapy.packet import Packet, Raw, bind_top_down
 from dissectors.engine import Decoded, Session
 from dissectors.engine.dialect import EXTENSIONS
 from dissectors.engine.dialects.control import BODY_CASES, CONTACT_CASES, body_format
+from dissectors.engine.formats import known_formats
 from dissectors.engine.layers import Layer
 from dissectors.layers.scapy_face import layer_of
 from vmbus.wire import capture, control, ring
@@ -219,8 +220,6 @@ class MessageHeader(Packet):  # type: ignore[misc]
 
 def layer(name: str) -> type:
     """The layer of a declared format: ``layer("VstorRequest")``, ``layer("Transfer10")``."""
-    from dissectors.filters.fields import known_formats
-
     for fmt in known_formats():
         if fmt.__name__ == name:
             return layer_of(fmt)

@@ -8,13 +8,13 @@ hold the result and our own trees together field by field.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 
+from dissectors.engine.formats import Roots, reachable, roots
 from dissectors.engine.inside import INSIDE
 from dissectors.engine.layers import Inside, rule_for
 from dissectors.engine.names import field_name, format_name
-from dissectors.wireshark.roots import Roots, roots
 from vmbus.wire.enums import OpenFlags
 from vmbus.wire.expression import expression_tree
 from vmbus.wire.schema import Field, Format, FormatMeta, Kind, Values
@@ -110,26 +110,6 @@ def _operation(operator: ast.operator, left: str, right: str) -> str:
         case ast.BitAnd():
             return f"band({left}, {right})"
     raise TypeError(operator)  # pragma: no cover - expression_tree lets nothing else pass
-
-
-def reachable(formats: Iterable[type[Format]]) -> list[type[Format]]:
-    """These formats and all that occur in them, each once."""
-    found: dict[type[Format], None] = {}
-    waiting = list(formats)
-    while waiting:
-        fmt = waiting.pop(0)
-        if fmt in found:
-            continue
-        found[fmt] = None
-        for field in fmt.FIELDS:
-            if isinstance(field.element, FormatMeta):
-                waiting.append(field.element)
-            for case in (field.cases or {}).values():
-                waiting += case if isinstance(case, tuple) else (case,)
-            rule = rule_for(fmt, field.name, INSIDE)
-            if rule is not None:
-                waiting += [*rule.cases.values(), *([rule.default] if rule.default else [])]
-    return list(found)
 
 
 class _Tables:

@@ -1,19 +1,25 @@
-"""What the Lua dissector starts from: the tables by which ``dissectors.engine`` chooses formats, named for Lua."""
+"""Every format that a record can hold: the tables by which the engine chooses them, and all that lies within.
+
+The Wireshark dissector is generated from the tables; filters and scapy find formats and fields by their names here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from dissectors.engine.dialect import EXTENSIONS
 from dissectors.engine.dialects.control import BODY_CASES, CONTACT_CASES
+from dissectors.engine.inside import INSIDE
+from dissectors.engine.layers import rule_for
 from vmbus.wire import guids, nvsp, rndis, scsi, vpci, vstor
 from vmbus.wire.capture import RECORD_FORMATS, RecordHeader
 from vmbus.wire.control import MessageHeader
 from vmbus.wire.protocols import ABBREVIATIONS, GEL_INSTANCE, PROTOCOLS
 from vmbus.wire.ring import PacketDescriptor, PipeHeader
 from vmbus.wire.rndis_oid_formats import OID_ANSWERS
-from vmbus.wire.schema import Format
+from vmbus.wire.schema import Format, FormatMeta
 from vmbus.wire.scsi import capacity, disc, inquiry, mmc, primary, reservation
 from vmbus.wire.scsi.sense import DescriptorSense, FixedSense
 
@@ -82,3 +88,29 @@ def roots() -> Roots:
             "oid_answers": _table(dict(OID_ANSWERS)),
         }
     )
+
+
+def reachable(formats: Iterable[type[Format]]) -> list[type[Format]]:
+    """These formats and all that occur in them, each once."""
+    found: dict[type[Format], None] = {}
+    waiting = list(formats)
+    while waiting:
+        fmt = waiting.pop(0)
+        if fmt in found:
+            continue
+        found[fmt] = None
+        for field in fmt.FIELDS:
+            if isinstance(field.element, FormatMeta):
+                waiting.append(field.element)
+            for case in (field.cases or {}).values():
+                waiting += case if isinstance(case, tuple) else (case,)
+            rule = rule_for(fmt, field.name, INSIDE)
+            if rule is not None:
+                waiting += [*rule.cases.values(), *([rule.default] if rule.default else [])]
+    return list(found)
+
+
+@cache
+def known_formats() -> tuple[type[Format], ...]:
+    """Every format that a record can hold, however deep."""
+    return tuple(reachable(roots().formats))
