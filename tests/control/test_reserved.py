@@ -102,8 +102,22 @@ def test_after_unload_its_memory_is_not_answered_for(host, page):
     (host >> page(1, 10)).ignore()
     (host >> open_reserved()).ignore()
     (host >> control.Unload()).ignore()
-    host >> (lambda: host.server.gpadl_created(1, 10))
+    # Not even in the next connection: the device has to let go again.
+    host.connect()
+    host >> (lambda: host.server.gpadl_created(1, 10)) << ev.GpadlTeardownRequested(1, 10)
+    host >> (lambda: host.server.gpadl_torn_down(1, 10))
     host >> (lambda: host.server.open_finished(1)) << RESULT
+
+
+def test_after_unload_a_description_in_progress_is_forgotten_and_a_teardown_goes_on_silently(host):
+    host.connect().share(1, 10)
+    host >> control.GpadlHeader(channel_id=1, gpadl_id=11, range_bytes=24, range_count=1, words=(8192,))
+    host >> control.GpadlTeardown(channel_id=1, gpadl_id=10) << ev.GpadlTeardownRequested(1, 10)
+    (host >> open_reserved()).ignore()
+    host.connect()
+    assert list(host.server.gpadls) == [(1, 10)]
+    host >> (lambda: host.server.gpadl_torn_down(1, 10))
+    assert not host.server.gpadls
 
 
 def test_it_lives_through_a_new_connection_and_is_not_offered_there(host):

@@ -284,9 +284,12 @@ class LawfulEnds(RuleBasedStateMachine):
                 self.start_guest()
                 self.flush()
             case "another kernel":
-                # What the old one posted has arrived, because posting does not wait; then a new one begins.
+                # What the old one posted has arrived, because posting does not wait, and devices are faster than a
+                # kernel that starts; then a new one begins, with an empty message slot.
                 while self.to_host and not self.devices.server.is_resetting:
                     self.deliver_to_host(1)
+                self.devices.answer_all()
+                self.flush()
                 self.to_guest.clear()
                 self.start_guest()
             case "unload" if self.client.connection is not GuestConnection.DISCONNECTING:

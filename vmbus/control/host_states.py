@@ -207,7 +207,8 @@ class HostGpadl(Enum):
     OFFERED = "the device has not answered"
     OFFERED_RELEASED = "the same, and the guest has let go"
     ACCEPTED = "in use"
-    TEARING_DOWN = "the device has not let go"
+    TEARING_DOWN = "the guest wants it back, the device has not let go"
+    TEARING_DOWN_RELEASED = "the same, and the guest does not wait for it"
     GONE = "there is no such GPADL any more"
 
 
@@ -223,19 +224,24 @@ HOST_GPADL: Table[HostGpadl] = {
         Step.RELEASE: HostGpadl.OFFERED_RELEASED,
     },
     HostGpadl.OFFERED_RELEASED: {
-        Step.CREATED: HostGpadl.TEARING_DOWN,
+        Step.CREATED: HostGpadl.TEARING_DOWN_RELEASED,
         Step.REFUSED: HostGpadl.GONE,
         Step.RESCIND: HostGpadl.GONE,
         Step.RELEASE: HostGpadl.OFFERED_RELEASED,
     },
     HostGpadl.ACCEPTED: {
         Step.TEARDOWN: HostGpadl.TEARING_DOWN,
-        Step.RELEASE: HostGpadl.TEARING_DOWN,
+        Step.RELEASE: HostGpadl.TEARING_DOWN_RELEASED,
     },
     HostGpadl.TEARING_DOWN: {
         Step.TORN_DOWN: HostGpadl.GONE,
         Step.RESCIND: HostGpadl.GONE,
-        Step.RELEASE: HostGpadl.TEARING_DOWN,
+        Step.RELEASE: HostGpadl.TEARING_DOWN_RELEASED,
+    },
+    HostGpadl.TEARING_DOWN_RELEASED: {
+        Step.TORN_DOWN: HostGpadl.GONE,
+        Step.RESCIND: HostGpadl.GONE,
+        Step.RELEASE: HostGpadl.TEARING_DOWN_RELEASED,
     },
     HostGpadl.GONE: {},
 }

@@ -237,6 +237,8 @@ class ServerConnection(ServerChannels):
         for channel in self.offers:
             if reset or channel.reserved is None:
                 self._release(channel, Step.RESET if reset else Step.DISCONNECT)
+            else:
+                self._abandon_gpadls(channel)
         if was is HostConnection.DISCONNECTED and not (reset and not self._is_idle(reset=True)):
             return True
         if self.info is not None:

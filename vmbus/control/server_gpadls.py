@@ -161,7 +161,7 @@ class ServerGpadls(ServerBase):
             self._stray(f"GPADL {gpadl_id:#x} of channel {channel_id} was answered, but is not waiting for it")
             return
         guest_waits = gpadl.state is HostGpadl.OFFERED
-        if gpadl.advance(step) is HostGpadl.TEARING_DOWN:
+        if gpadl.advance(step) is HostGpadl.TEARING_DOWN_RELEASED:
             self._emit(GpadlTeardownRequested(channel_id, gpadl_id))
         if guest_waits:
             self._answer_created(channel_id, gpadl_id, status)
@@ -173,7 +173,7 @@ class ServerGpadls(ServerBase):
         if gpadl is None or not gpadl.allows(Step.TORN_DOWN):
             self._stray(f"GPADL {gpadl_id:#x} of channel {channel_id} was torn down, but nobody asked for it")
             return
-        if not self.offers.own(channel_id).state.is_released:
+        if gpadl.state is HostGpadl.TEARING_DOWN:
             self._tell(GpadlTorndown(gpadl_id=gpadl_id))
         self._forget(gpadl)
 
@@ -184,11 +184,9 @@ class ServerGpadls(ServerBase):
         for gpadl in self._gpadls_of(channel):
             if not gpadl.allows(Step.RESCIND):
                 continue
-            if channel.state.is_released:
-                pass
-            elif gpadl.state is HostGpadl.OFFERED:
+            if gpadl.state is HostGpadl.OFFERED:
                 self._answer_created(gpadl.channel_id, gpadl.gpadl_id, Status.UNSUCCESSFUL)
-            else:
+            elif gpadl.state is HostGpadl.TEARING_DOWN:
                 self._tell(GpadlTorndown(gpadl_id=gpadl.gpadl_id))
             gpadl.advance(Step.RESCIND)
             self._forget(gpadl)
@@ -201,6 +199,12 @@ class ServerGpadls(ServerBase):
                 self._forget(gpadl)
             elif was_accepted:
                 self._emit(GpadlTeardownRequested(gpadl.channel_id, gpadl.gpadl_id))
+
+    def _abandon_gpadls(self, channel: Channel) -> None:
+        """The connection has ended under a reserved channel: it keeps its memory, and nobody waits for answers."""
+        for gpadl in self._gpadls_of(channel):
+            if gpadl.state is not HostGpadl.ACCEPTED and gpadl.advance(Step.RELEASE) is HostGpadl.GONE:
+                self._forget(gpadl)
 
     def _gpadls_of(self, channel: Channel) -> list[ServerGpadl]:
         return [gpadl for gpadl in self.gpadls.values() if gpadl.channel_id == channel.channel_id]

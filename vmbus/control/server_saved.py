@@ -75,7 +75,7 @@ _FITS_CLOSED = frozenset(
         HostChannel.REOPENING,
     }
 )
-_OF_RELEASED_CHANNELS = frozenset({HostGpadl.OFFERED_RELEASED, HostGpadl.TEARING_DOWN})
+_LET_GO = frozenset({HostGpadl.OFFERED_RELEASED, HostGpadl.TEARING_DOWN_RELEASED})
 
 
 class ServerSaved(ServerConnection):
@@ -177,7 +177,7 @@ class ServerSaved(ServerConnection):
         channel = self.offers.channels.get(gpadl.channel_id)
         if channel is None or (gpadl.channel_id, gpadl.gpadl_id) in self.gpadls:
             raise BadSavedState(f"GPADL {gpadl.gpadl_id:#x} is there twice, or has no channel")
-        if channel.state.is_released and gpadl.state in _OF_RELEASED_CHANNELS:
+        if gpadl.state in _LET_GO:
             return  # the process that used it is gone
         self._remember(gpadl)
         if gpadl.state is HostGpadl.IN_PROGRESS:
