@@ -46,6 +46,17 @@ BATCHES_PER_SERVICE = 8
 """Batches handled before other channels of the same loop get their turn."""
 
 
+def _cut(views: Sequence[memoryview], size: int) -> list[memoryview]:
+    """The first ``size`` bytes of a buffer in pieces."""
+    found: list[memoryview] = []
+    for view in views:
+        if size <= 0:
+            break
+        found.append(view[:size])
+        size -= len(view)
+    return found
+
+
 class ChannelError(VmbusError):
     """Something that ends one channel."""
 
@@ -233,12 +244,15 @@ class Channel:
         """Send bytes that are all in the packet."""
         self.send(IN_BAND, payload, transaction_id=transaction_id, completion_requested=completion_requested)
 
-    def complete(self, transaction_id: int, payload: bytes | memoryview = b"") -> None:
-        """Answer the peer's packet of that transaction id."""
+    def complete(self, transaction_id: int, payload: bytes | memoryview = b"", *, filled: int | None = None) -> None:
+        """Answer the peer's packet of that transaction id.
+
+        ``filled`` says how many bytes of the pages that it named were filled, if not all: only those are recorded.
+        """
         if self._to_fill:
             views = self._to_fill.pop(transaction_id, None)
-            if views is not None and self.tap is not None:
-                self._record_external(self._sends, transaction_id, views)
+            if views is not None and self.tap is not None and filled != 0:
+                self._record_external(self._sends, transaction_id, views if filled is None else _cut(views, filled))
         self.send(COMPLETION, payload, transaction_id=transaction_id)
 
     def send_gpa_direct(

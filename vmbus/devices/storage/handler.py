@@ -235,7 +235,7 @@ class StorageChannel(ChannelHandler):
 
     def _complete(self, transaction_id: int, result: Result, size: int) -> None:
         try:
-            self.channel.complete(transaction_id, self._completion(result, size))
+            self.channel.complete(transaction_id, self._completion(result, size), filled=result.transferred)
         except VmbusError as error:
             self.channel.fail(error)
 

@@ -129,6 +129,10 @@ def _inquiry_format(command: inquiry.Inquiry) -> type[Format]:
     return inquiry.VPD_FORMATS.get(command.page, inquiry.OtherVpd)
 
 
+def _head_or(whole: type[Format], head: type[Format], room: int) -> type[Format]:
+    return whole if room > head.SIZE else head
+
+
 _RESERVE_IN: dict[int, type[Format]] = {
     ReserveIn.READ_KEYS: reservation.ReservationKeys,
     ReserveIn.READ_RESERVATION: reservation.Reservations,
@@ -178,6 +182,10 @@ def response_format(cdb: Buffer) -> type[Format] | None:
             return _reserve_in_format(command)
         case mmc.ReadToc():
             return mmc.Toc if command.allocation_length >= 12 else mmc.TocHead
+        case disc.ReadDiscInformation():
+            return _head_or(disc.DiscInformation, disc.LengthHead, command.allocation_length)
+        case disc.ReadTrackInformation():
+            return _head_or(disc.TrackInformation, disc.TrackInformationHead, command.allocation_length)
         case disc.ReadDvdStructure():
             return _DVD_STRUCTURES.get(command.format)
         case _:
@@ -187,8 +195,6 @@ def response_format(cdb: Buffer) -> type[Format] | None:
 _PLAIN_RESPONSES: dict[int, type[Format]] = {
     Opcode.GET_CONFIGURATION: mmc.Configuration,
     Opcode.GET_EVENT_STATUS: mmc.EventStatus,
-    Opcode.READ_DISC_INFORMATION: disc.DiscInformation,
-    Opcode.READ_TRACK_INFORMATION: disc.TrackInformation,
     Opcode.MECHANISM_STATUS: disc.MechanismState,
     Opcode.GET_PERFORMANCE: disc.Performance,
     Opcode.READ_BUFFER_CAPACITY: disc.BufferCapacity,

@@ -51,6 +51,12 @@ class DiscInformation(Format):
     power_entries: int = u8(default=0)
 
 
+class LengthHead(Format):
+    """How much there is to say, when there is room for no more; Linux asks this first."""
+
+    length: int = be16(unit="bytes", doc="after this field")
+
+
 class ReadTrackInformation(Cdb):
     """READ TRACK INFORMATION."""
 
@@ -63,8 +69,8 @@ class ReadTrackInformation(Cdb):
     control: int = u8(default=0)
 
 
-class TrackInformation(Format):
-    """What READ TRACK INFORMATION returns, 40 bytes."""
+class TrackInformationHead(Format):
+    """The first eight bytes of what READ TRACK INFORMATION returns."""
 
     length: int = be16(default=38, unit="bytes")
     track_low: int = u8(default=1)
@@ -82,6 +88,11 @@ class TrackInformation(Format):
     reserved3: int = bits(6, of=8, msb=True, default=0)
     last_recorded_valid: int = bits(1, default=0)
     next_writable_valid: int = bits(1, default=0)
+
+
+class TrackInformation(TrackInformationHead):
+    """What READ TRACK INFORMATION returns, 40 bytes."""
+
     start: int = be32(default=0)
     next_writable: int = be32(default=0)
     free_blocks: int = be32(default=0)
