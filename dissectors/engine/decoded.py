@@ -37,6 +37,7 @@ class Decoded:
         "direction",
         "flags",
         "kind",
+        "lost",
         "notes",
         "number",
         "packet_type",
@@ -74,6 +75,8 @@ class Decoded:
         self.response: Decoded | None = None
         """The completion of this request, once it came."""
         self.completes_twice = False
+        self.lost = 0
+        """Records that were lost just before this one."""
         self.notes: list[str] = []
         """What is odd about the record as a whole, one line each."""
 

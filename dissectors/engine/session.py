@@ -90,6 +90,7 @@ class Session:
         if record.problem and not item.notes:
             item.notes.append(record.problem)
         if record.dropped:
+            item.lost = record.dropped
             item.notes.append(f"{record.dropped} records before this one were lost")
         return item
 

@@ -180,6 +180,8 @@ _ANSWERED = {answer: request for request, answer in _ANSWERS.items()}
 @rule("EX-23", Severity.ERROR, "Look at the host's log for this message; guests wait for it without a limit.")
 def unanswered_message(item: Decoded, watch: Watch, memory: Memory) -> Iterator[str]:
     """A control message is not answered."""
+    if item.lost:
+        memory.clear()
     which = getattr(watch.body, "gpadl_id", 0) or getattr(watch.body, "channel_id", 0)
     if watch.is_snapshot(item):
         return

@@ -73,6 +73,8 @@ def signal_before_open(item: Decoded, watch: Watch, memory: Memory) -> Iterator[
 )
 def never_completed(item: Decoded, watch: Watch, memory: Memory) -> Iterator[str]:
     """A request is not completed."""
+    if item.lost:
+        memory.clear()
     if watch.is_packet and item.wants_completion and not watch.is_snapshot(item):
         memory[id(item)] = item
     elif watch.is_packet and item.request is not None:
@@ -99,6 +101,8 @@ def _still_waiting(watch: Watch, memory: Memory) -> Iterator[tuple[Decoded, str]
 )
 def not_where_the_last_one_ended(item: Decoded, watch: Watch, memory: Memory) -> Iterator[str]:
     """A packet does not start where the one before it ended."""
+    if item.lost:
+        memory.clear()
     if watch.message.name in ("OPEN_CHANNEL", "CLOSE_CHANNEL"):
         for direction in (1, 2):
             memory.pop((item.channel_id, direction), None)
@@ -120,7 +124,7 @@ def unknown_transaction(item: Decoded, watch: Watch, memory: Memory) -> Iterator
     if not watch.is_packet or item.packet_type != COMPLETION or item.request is not None:
         return
     life = item.channel
-    if watch.saw_start and life is not None and life.opened and not memory.get("lost") and item.transaction_id:
+    if watch.saw_start and life is not None and life.opened and not watch.lost and item.transaction_id:
         yield f"{watch.name(item)}: no request with transaction id {item.transaction_id:#x} waits for a completion"
 
 

@@ -28,11 +28,14 @@ class Watch:
         """Its body."""
         self.saw_start = False
         """Whether the capture tells of the connection from its beginning, by itself or in its snapshot."""
+        self.lost = 0
+        """Records that are missing so far: what was in them nobody knows."""
         self.is_packet = self.is_signal = self.from_guest = self.from_host = False
 
     def take(self, item: Decoded) -> None:
         """Work out what the rules will ask about ``item``."""
         self.now = max(self.now, item.time_ns)
+        self.lost += item.lost
         is_control = item.kind == RecordKind.MESSAGE and item.protocol == "control"
         self.message = MessageType(message_type(item)) if is_control else MessageType(0)
         self.body = parse_body(item) if is_control else None

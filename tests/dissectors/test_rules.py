@@ -48,6 +48,23 @@ def test_a_capture_that_starts_in_the_middle_strikes_nothing(disk: Script) -> No
     assert findings(disk) == []
 
 
+def test_what_may_have_been_in_lost_records_is_held_against_nobody(script: Script) -> None:
+    disk_on(script)
+    script.packet(GUEST, 3, bytes(64), transaction=5, wants_completion=True)
+    script.completion(HOST, 3, bytes(64), transaction=6)
+    script.rewind(HOST, 3, 800)
+    script.completion(HOST, 3, bytes(64), transaction=7)
+    script.wait(10)
+    script.note("later")
+    session = Session()
+    items = []
+    for time_ns, data in script.records:
+        item = session.feed_bytes(data, time_ns)
+        item.lost = int(item.transaction_id in (6, 7))
+        items.append(item)
+    assert {finding.rule for finding in check_all(session, items)} <= {"EX-04"}
+
+
 def test_many_findings_of_one_kind_are_counted_and_not_all_told(script: Script) -> None:
     disk_on(script)
     for transaction in range(100, 150):
