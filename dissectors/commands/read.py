@@ -39,6 +39,7 @@ def command(
 ) -> None:
     """Print the records of a capture, one line each."""
     wanted = compiled(display_filter)
+    is_live = source.startswith("unix:")
     start_ns: int | None = None
     shown = 0
     for item in decode_capture(source, decode_as=channels(decode_as), on_damage=tell_damage):
@@ -47,9 +48,11 @@ def command(
             continue
         shown += 1
         if as_json:
-            print(json.dumps(record_json(item)))
+            print(json.dumps(record_json(item)), flush=is_live)
         else:
             _print_text(item, start_ns, verbose, hexdump)
+            if is_live:
+                sys.stdout.flush()
         if shown == count:
             break
 

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from dissectors.engine.decoded import Decoded
 from vmbus.wire.enums import OpenEnum, OpenFlags
-from vmbus.wire.schema import Buffer
+from vmbus.wire.guids import CLIENTS, INSTANCES, INTERFACES, vsock_port
+from vmbus.wire.schema import NIL_GUID, Buffer
 from vmbus.wire.tree import Node, show
 
 _DIRECTIONS = {"->": "guest to host", "<-": "host to guest"}
@@ -29,11 +30,23 @@ def record_line(item: Decoded, start_ns: int) -> str:
 def tree_lines(node: Node, depth: int = 1) -> Iterator[str]:
     """The tree below a record's root, one line a field, indented; a problem follows its field."""
     for child in node.children:
-        value = show(child.value, child.field)
+        value = show(child.value, child.field) + guid_name(child.value, child.name)
         yield f"{'    ' * depth}{child.name}{f': {value}' if value else ''}"
         if child.problem:
             yield f"{'    ' * depth}! {child.problem}"
         yield from tree_lines(child, depth + 1)
+
+
+def guid_name(value: object, field: str = "") -> str:
+    """What a GUID stands for, in brackets, and which sources call it something else; empty if nobody named it."""
+    if not isinstance(value, UUID) or value == NIL_GUID:
+        return ""
+    known = INTERFACES.get(value)
+    if known is not None:
+        return f" ({known.title}; {known.conflict})" if known.conflict else f" ({known.title})"
+    port = vsock_port(value) if field in ("interface_id", "service_id") else None
+    name = INSTANCES.get(value) or CLIENTS.get(value) or (f"AF_VSOCK port {port}" if port is not None else "")
+    return f" ({name})" if name else ""
 
 
 def hex_lines(data: Buffer) -> Iterator[str]:

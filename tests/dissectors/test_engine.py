@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from dissectors.engine import Session
+from dissectors.engine.render import tree_lines
 from dissectors.testing import GUEST, HOST, Script
 from vmbus.wire import guids, scsi
 from vmbus.wire.control_values import MessageType, Version
@@ -111,3 +112,9 @@ def test_a_truncated_message_says_which_field_is_missing(script: Script) -> None
     item = script.decode()[-1]
     assert item.summary == "OPEN_CHANNEL_RESULT"
     assert [layer.name for layer in item.tree.children][-1] == "unknown"
+
+
+def test_guids_are_shown_with_what_they_stand_for_and_who_disagrees(script: Script) -> None:
+    script.offer(3, guids.RDP_CONTROL)
+    lines = "\n".join(tree_lines(script.decode()[-1].tree))
+    assert f"interface_id: {guids.RDP_CONTROL} (synthetic remote desktop, control; Linux: HV_AVMA1_GUID" in lines
