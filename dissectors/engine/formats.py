@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from dissectors.engine.dialect import EXTENSIONS
+from dissectors.engine.dialects import UNKNOWN_PIPE
 from dissectors.engine.dialects.control import BODY_CASES, CONTACT_CASES
 from dissectors.engine.inside import INSIDE
 from dissectors.engine.layers import rule_for
@@ -70,7 +71,7 @@ def roots() -> Roots:
             "bodies": _table(BODY_CASES),
             "contacts": _table(CONTACT_CASES),
             "dialects": {str(interface): protocol.abbreviation for interface, protocol in PROTOCOLS.items()},
-            "framing": {name: protocol.framing.name for name, protocol in ABBREVIATIONS.items()},
+            "framing": {p.abbreviation: p.framing.name for p in (*ABBREVIATIONS.values(), UNKNOWN_PIPE)},
             "to_host": {name: p.guest_to_host for name, p in ABBREVIATIONS.items() if p.guest_to_host},
             "to_guest": {name: p.host_to_guest for name, p in ABBREVIATIONS.items() if p.host_to_guest},
             "pipe": {"header": PipeHeader},

@@ -246,9 +246,10 @@ end
 local function dialect_of(tvb, at)
     local interface = guid_text(tvb(at, 16))
     if guid_text(tvb(at + 16, 16)) == R.gel.instance and R.dialects[interface] == "get" then return "gel" end
-    local is_socket = math.floor(tvb(at + 48, 2):le_uint() / 0x2000) % 2 == 1
+    local flags = tvb(at + 48, 2):le_uint()
+    local is_socket, is_pipe = band(flags, 0x2000) > 0, band(flags, 0x10) > 0
     if is_socket or interface:sub(9) == R.gel.socket:sub(9) then return "hvsocket" end
-    return R.dialects[interface] or "ring"
+    return R.dialects[interface] or (is_pipe and "pipe" or "ring")
 end
 
 local function show_message(item, start, stop)

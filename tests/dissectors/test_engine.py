@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from uuid import UUID
 
 from dissectors.engine import Session
 from dissectors.engine.render import tree_lines
 from dissectors.testing import GUEST, HOST, Script
+from dissectors.wireshark.compare import differences
 from vmbus.wire import guids, scsi
 from vmbus.wire.control_values import MessageType, Version
+from vmbus.wire.offer import OfferFlags
 from vmbus.wire.protocols import PROTOCOLS
+from vmbus.wire.ring import PipeHeader, PipePacketType
 
 
 def test_a_completion_knows_the_request_it_answers_and_how_long_that_took(disk: Script) -> None:
@@ -97,6 +102,15 @@ def test_an_unknown_device_decodes_to_the_ring(script: Script) -> None:
     item = script.decode()[-1]
     assert item.summary == "IN_BAND transaction 0x5, 8 bytes"
     assert [layer.name for layer in item.tree.children] == ["PacketRecord", "PacketDescriptor", "payload"]
+
+
+def test_an_unknown_device_that_is_a_pipe_decodes_to_the_pipe(script: Script, tmp_path: Path) -> None:
+    script.offer(9, UUID(int=1), flags=OfferFlags.NAMED_PIPE_MODE)
+    script.packet(GUEST, 9, PipeHeader(packet_type=PipePacketType.DATA, length=5).build() + b"hello")
+    item = script.decode()[-1]
+    assert [layer.name for layer in item.tree.children][2:] == ["PipeHeader", "payload", "padding"]
+    if shutil.which("tshark"):
+        assert list(differences(script.write(tmp_path / "pipe.pcapng"))) == []
 
 
 def test_records_that_make_no_sense_are_noted_and_never_raise(script: Script) -> None:

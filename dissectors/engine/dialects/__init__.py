@@ -13,7 +13,8 @@ from dissectors.engine.dialect import Dialect
 from dissectors.engine.dialects.network import Network
 from dissectors.engine.dialects.plain import Plain
 from dissectors.engine.dialects.storage import Storage
-from vmbus.wire.protocols import Protocol
+from vmbus.wire.offer import OfferFlags
+from vmbus.wire.protocols import Framing, Protocol
 
 if TYPE_CHECKING:
     from dissectors.engine.channels import ChannelLife
@@ -26,10 +27,14 @@ SPECIAL: dict[str, Callable[[ChannelLife], Dialect]] = {
 }
 """By the protocol's abbreviation."""
 
+UNKNOWN_PIPE = Protocol("pipe", "a pipe of an unknown device", Framing.MESSAGES, None, None)
+"""What is known of a device that is offered as a pipe and that nobody has described."""
+
 
 def dialect_for(protocol: Protocol | None, channel: ChannelLife) -> Dialect:
-    """A new dialect object for one channel; of unknown devices one that shows rings and payloads."""
+    """A new dialect object for one channel; of unknown devices one that shows rings, pipes and payloads."""
     if protocol is None:
-        return Dialect(channel)
+        is_pipe = channel.flags & OfferFlags.NAMED_PIPE_MODE
+        return Plain(channel, UNKNOWN_PIPE) if is_pipe else Dialect(channel)
     special = SPECIAL.get(protocol.abbreviation)
     return special(channel) if special is not None else Plain(channel, protocol)
