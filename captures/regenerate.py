@@ -181,6 +181,17 @@ def finish(capture: Path, about: str, *, fields: bool) -> None:
     print(f"{capture.parent.name}: {capture.stat().st_size:,} bytes")
 
 
+def write_index() -> None:
+    """Keep the table in README.md in step with the folders."""
+    path = HERE / "README.md"
+    head = path.read_text().partition("| capture |")[0]
+    rows = [
+        f"| [{capture.parent.name}]({capture.parent.name}/) | {(capture.parent / 'README.md').read_text().strip()} |\n"
+        for capture in sorted(HERE.glob("*/capture.pcapng"))
+    ]
+    path.write_text(head + "| capture | |\n|---|---|\n" + "".join(rows))
+
+
 def refresh() -> None:
     """Write every reference again, from the captures as they are."""
     for capture in sorted(HERE.glob("*/capture.pcapng")):
@@ -206,3 +217,4 @@ def main(names: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    write_index()
