@@ -1,7 +1,7 @@
 """A pytest plugin, installed with the package: what tests of one's own devices need.
 
-``channel_pair`` makes both ends of a channel, ``partition_pair`` a host and a Python guest in this process, ``running_host``
-a host on a socket for guests in other processes.  ``vmbus.testing.linux`` adds the real Linux guest.
+``channel_pair`` makes both ends of a channel, ``partition_pair`` a host and a Python guest in this process,
+``running_host`` a host on a socket for guests in other processes.  ``vmbus.testing.linux`` adds the real Linux guest.
 """
 
 from __future__ import annotations
