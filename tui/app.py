@@ -20,6 +20,7 @@ from dissectors.filters import Filter
 from tui.channel_table import ChannelTable
 from tui.decode_tree import DecodeTree
 from tui.feed import Feed
+from tui.findings import Findings
 from tui.help import HelpScreen
 from tui.hex_view import HexView
 from tui.packet_list import PacketList
@@ -31,6 +32,8 @@ from vmbus.wire.tree import Node
 
 REPAINTS_PER_SECOND = 20
 _SAMPLES_PER_SECOND = 4
+_AHEAD = 500
+"""Records that the rules see beyond the one in question: some faults show only afterwards."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 """They end the application in good order: the terminal is put right, and a demo's processes are ended."""
 
@@ -62,15 +65,16 @@ class VmbusApp(App[int]):
     def __init__(self, feed: Feed, *, title: str = "") -> None:
         super().__init__()
         self._feed = feed
-        self.sub_title = title or feed.source
+        self.sub_title = title or ("standard input" if feed.source == "-" else feed.source)
         self.rows = Rows(feed.archive, feed.reader)
+        self.findings = Findings(feed.archive)
         self._channel = 0
         self._filter = ""
         self._searching = ""
 
     def compose(self) -> ComposeResult:
         yield ChannelTable(self._feed.archive, id="channels")
-        yield PacketList(self.rows, id="packets")
+        yield PacketList(self.rows, self.findings, id="packets")
         with Container(id="detail"):
             yield DecodeTree(id="tree")
             yield HexView(id="hex")
@@ -234,7 +238,11 @@ class VmbusApp(App[int]):
         began, found = time.monotonic(), -1
         while 0 <= row < len(rows) and not worker.is_cancelled:
             index = rows.index(row)
-            if reader.item(index).problems:
+            while not worker.is_cancelled and self.findings.advance(index + 1 + _AHEAD):
+                self._searching = f"checking: {self.findings.checked:,}"
+            if self._feed.ended:
+                self.findings.finish()
+            if self.findings.of(index) or reader.item(index).problems:
                 found = index
                 break
             row += step
@@ -249,8 +257,8 @@ class VmbusApp(App[int]):
             self.notify(f"no {'further' if step > 0 else 'earlier'} problem", timeout=2)
             return
         self.query_one(PacketList).go_to(index)
-        problem = self._feed.reader.item(index).problems[0]
-        self.notify(problem, severity="warning", timeout=6, markup=False)
+        problems = self.findings.of(index) or self._feed.reader.item(index).problems
+        self.notify("\n".join(problems[:3]), severity="warning", timeout=6, markup=False)
 
     # Other actions
 

@@ -19,6 +19,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from dissectors.engine.decoded import Decoded
+from tui.findings import Findings
 from tui.rows import Rows
 from tui.theme import DARK, LIGHT, Palette, ink, tint
 
@@ -73,11 +74,12 @@ class PacketList(ScrollView, can_focus=True):
             super().__init__()
             self.item = item
 
-    def __init__(self, rows: Rows, *, id: str | None = None) -> None:
+    def __init__(self, rows: Rows, findings: Findings, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.marks: set[int] = set()
         """Records that the user marked, by index."""
         self._rows = rows
+        self._findings = findings
         self._drawn = -1
         self._told = -1
         self._columns = Columns(80)
@@ -247,10 +249,11 @@ class PacketList(ScrollView, can_focus=True):
             segments.append(Segment(f"{'' if latency is None else duration(latency):>{c.latency}} ", quiet))
         if c.bytes:
             segments.append(Segment(f"{item.volume:>{c.bytes},} ", quiet))
-        text = item.summary.replace("\n", " ")
-        if item.notes:
-            text = f"{text}  ! {item.notes[0]}"
-        segments.append(Segment(text, colour if item.notes or item.kind_name == "note" else base))
+        text, problems = item.summary.replace("\n", " "), self._findings.of(item.number - 1) or item.notes
+        if problems:
+            segments.append(Segment(f"{text}  ! {problems[0]}", base + ink(palette.problem)))
+        else:
+            segments.append(Segment(text, colour if item.kind_name == "note" else base))
         return Strip(segments).adjust_cell_length(width, base)
 
     def _ground(self, item: Decoded, row: int) -> Style:

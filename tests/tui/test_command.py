@@ -72,7 +72,11 @@ def test_a_capture_is_shown_and_q_leaves(capture: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "no block in its 0 bytes"), (b"hello, world" * 20, "is not a pcapng capture"), (b"\xd4\xc3\xb2\xa1" * 20, "pcap file")],
+    [
+        (b"", "no block in its 0 bytes"),
+        (b"hello, world" * 20, "is not a pcapng capture"),
+        (b"\xd4\xc3\xb2\xa1" * 20, "pcap file"),
+    ],
     ids=["empty", "text", "pcap"],
 )
 def test_what_is_no_capture_is_one_line_and_status_1(tmp_path: Path, content: bytes, says: str) -> None:

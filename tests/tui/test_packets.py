@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dissectors.testing import Script
+from dissectors.testing import HOST, Script
 from tui.app import VmbusApp
 from tui.packet_list import PacketList
 from vmbus.capture import blocks
@@ -109,13 +109,25 @@ async def test_a_record_is_found_by_its_number(opened, capture: Path) -> None:
 
 
 async def test_n_finds_the_next_problem_and_says_what_it_is(opened, until, script: Script, tmp_path: Path) -> None:
-    script.records[50] = (script.records[50][0], script.records[50][1][:30])
+    script.note("the last record")
+    cut = len(script.records) - 2
+    script.records[cut] = (script.records[cut][0], script.records[cut][1][:30])
     async with opened(script.write(tmp_path / "cut.pcapng")) as (app, pilot):
         await pilot.press("n")
-        await until(pilot, lambda: packets(app).selected_index == 50)
+        await until(pilot, lambda: packets(app).selected_index == cut)
         await pilot.press("end", "N")
-        await until(pilot, lambda: packets(app).selected_index == 50)
+        await until(pilot, lambda: packets(app).selected_index == cut)
         assert "!" in line(app, packets(app).cursor - packets(app).scroll_offset.y + 1)
+
+
+async def test_n_finds_what_the_expert_rules_find(opened, until, script: Script, tmp_path: Path) -> None:
+    script.completion(HOST, 3, bytes(16), transaction=100)
+    path = script.write(tmp_path / "twice.pcapng")
+    async with opened(path) as (app, pilot):
+        await pilot.press("n")
+        await until(pilot, lambda: packets(app).selected_index == len(script.records) - 1)
+        assert app.findings.of(packets(app).selected_index)[0].startswith("EX-24")
+        assert "! EX-24" in line(app, packets(app).height)
 
 
 async def test_marks_stay_and_are_found_again(opened, capture: Path) -> None:
