@@ -6,6 +6,7 @@ import hashlib
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -165,6 +166,25 @@ def test_a_controller_is_taken_away_in_use_and_comes_back(running_host: StartHos
     guest.wait_for_line("came-back", 30)
     assert any(line.startswith("TEST again ok") for line in guest.lines)
     assert guest.wait(30) == ExitStatus.DONE
+
+
+def test_a_host_with_a_terabyte_stays_small(linux_guest: StartGuest, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 's'}"
+    disk = f"file:{tmp_path / 'huge'},create=1T"
+    command = [sys.executable, "-m", "vmbus", "host", address, "--scsi", disk]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
+        try:
+            assert host.stdout is not None and host.stdout.readline()
+            guest = linux_guest(
+                address,
+                ["wait-path /dev/sda 10", "disk-load /dev/sda 2 16 7 64M", "disk-load /dev/sda 1 4 7 64M 1023G"],
+            )
+            assert guest.wait(60) == ExitStatus.DONE
+            status = Path(f"/proc/{host.pid}/status").read_text()
+        finally:
+            host.terminate()
+    (peak,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    assert peak < 64 << 10
 
 
 def test_linux_mounts_a_dvd_and_notices_another_disc(
