@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from vmbus.cli import main
-from vmbus.devices.catalog import make_devices
+from vmbus.devices.catalog import make_devices, stand_in
 from vmbus.devices.device import Device
 from vmbus.devices.network import NetworkProvider
 from vmbus.devices.network.backends.embedded import EmbeddedNetwork
@@ -56,7 +56,7 @@ class Restarts:
         self.guest.boot()
 
     def _start(self) -> None:
-        self.host = Host(self.make(), servicing=Servicing(self.state))
+        self.host = Host(self.make(), servicing=Servicing(self.state, stand_in))
         self._thread = LoopThread(self.host.loop, "vmbus-host")
         self._thread.start()
         self._is_running = True
@@ -279,7 +279,7 @@ def damaged(document: Any, chance: random.Random) -> Any:
 
 def answer_to(bus: Restarts) -> str:
     """What a host with this state says to the guest that it is of; afterwards it serves another guest."""
-    host = Host(bus.make(), servicing=Servicing(bus.state))
+    host = Host(bus.make(), servicing=Servicing(bus.state, stand_in))
     thread = LoopThread(host.loop, "vmbus-host")
     thread.start()
     problems: list[object] = []

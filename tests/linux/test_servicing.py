@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ import pytest
 from vmbus.linux.launch import ExitStatus, GuestOptions, LinuxGuest
 from vmbus.linux.source import DEFAULT_VERSION
 from vmbus.testing.linux import StartGuest, kernel_or_skip
+from vmbus.testing.restarts import LOAD, RELEASE, RestartableHost, errors_in_the_log, release
 
 KILLED_HOST = Path(__file__).parents[1] / "host" / "killed_host.py"
 sys.path.insert(0, str(KILLED_HOST.parent))
@@ -26,46 +27,6 @@ from killed_host import POINTS, POINTS_OF_A_TAKE_OVER  # noqa: E402
 pytestmark = pytest.mark.linux
 
 SOAK = os.environ.get("VMBUS_SOAK", "0") not in ("", "0")
-
-
-class RestartableHost:
-    """``vmbus host --state`` as a process that can be ended and started again."""
-
-    def __init__(self, directory: Path, *options: str, prefix: Sequence[str] = ()) -> None:
-        self.image = directory / "disk.img"
-        self.address = f"unix:{directory / 'bus'}"
-        self.log = directory / "host.log"
-        self.options = list(options) or ["--scsi", str(self.image), "--nic", "embedded"]
-        self._state = ["--state", str(directory / "state"), "-v"]
-        self._prefix = list(prefix)
-        self._process: subprocess.Popen[str] | None = None
-        self.starts = 0
-        with self.image.open("wb") as file:
-            file.truncate(128 << 20)
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", str(self.image)], check=True)
-
-    def start(self, point: str | None = None, count: int = 1) -> None:
-        """Start it; with ``point``, one that is killed there the ``count``-th time."""
-        program = ["-m", "vmbus"] if point is None else [str(KILLED_HOST), point, str(count)]
-        command = [*self._prefix, sys.executable, *program, "host", self.address, *self.options, *self._state]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline().startswith("listening")
-        self.starts += 1
-
-    def wait(self, seconds: float = 30) -> int:
-        """Wait for it to end; its exit status."""
-        assert self._process is not None and self._process.stdout is not None
-        status = self._process.wait(seconds)
-        self._process.stdout.close()
-        self._process = None
-        return status
-
-    def end(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-            self.wait()
 
 
 @pytest.fixture
@@ -79,36 +40,6 @@ def stopped_host(tmp_path: Path) -> Iterator[RestartableHost]:
 def host(stopped_host: RestartableHost) -> RestartableHost:
     stopped_host.start()
     return stopped_host
-
-
-def is_clean(image: Path) -> bool:
-    return subprocess.run(["e2fsck", "-fn", str(image)], capture_output=True).returncode == 0
-
-
-def errors_in_the_log(guest: LinuxGuest) -> list[str]:
-    suspicious = (
-        *("I/O error", "storvsc", "Incorrect transaction", "hv_vmbus: ", "hv_netvsc", "blk_update", "EXT4-fs error"),
-        *("BUG", "WARNING"),
-    )
-    harmless = ("Vmbus version", "registering driver", "storvsc_host_t", "Unknown GUID", "netvsc: no RSS", "VF slot")
-    return [
-        line
-        for line in guest.lines
-        if any(word in line for word in suspicious) and not any(word in line for word in harmless)
-    ]
-
-
-LOAD = "background sh while ! [ -e /stop ]; do vmbus-guest-test disk-load /mnt/load 3 4 1 16M || exit 1; done"
-"""A verified random load on a file, until somebody types a line (``released``)."""
-RELEASE = "@released sh read line; touch /stop"
-
-
-def release(guest: LinuxGuest, host: RestartableHost) -> None:
-    """End the load; the guest was served without an error, and its file system is sound."""
-    guest.write_line("")
-    assert guest.wait(120) == ExitStatus.DONE
-    assert errors_in_the_log(guest) == []
-    assert is_clean(host.image)
 
 
 def run_under_load(linux_guest: StartGuest, host: RestartableHost, disturb: Callable[[], None]) -> None:
@@ -179,6 +110,11 @@ def test_a_guest_whose_state_is_gone_is_refused_in_one_line(
     assert guest.wait(30) == ExitStatus.HOST_REFUSED
 
 
+def killed_at(point: str, count: int) -> list[str]:
+    """The program of a host that is killed at a point, the ``count``-th time."""
+    return [str(KILLED_HOST), point, str(count)]
+
+
 MESSAGES = [point for point in POINTS if "message" in point]
 PACKETS = [point for point in POINTS if "message" not in point and "document" not in point]
 BOOT = [(point, count) for count in (1, 2) for point in MESSAGES]
@@ -188,7 +124,7 @@ WORK = [(point, 30) for point in PACKETS] + [(point, 1) for point in POINTS_OF_A
 
 def test_a_host_that_is_killed_at_each_point_of_a_request_completes_it_once(stopped_host: RestartableHost) -> None:
     host, kernel = stopped_host, kernel_or_skip(DEFAULT_VERSION)
-    host.start(*BOOT[0])
+    host.start(killed_at(*BOOT[0]))
     script = [
         "wait-path /dev/sda 60",
         "mount /dev/sda /mnt ext4",
@@ -205,7 +141,7 @@ def test_a_host_that_is_killed_at_each_point_of_a_request_completes_it_once(stop
     with LinuxGuest(options, on_console_line=print) as guest:
         for point, count in [*BOOT[1:], *WORK]:
             assert host.wait(60) == -signal.SIGKILL
-            host.start(point, count)
+            host.start(killed_at(point, count))
         assert host.wait(60) == -signal.SIGKILL
         host.start()
         guest.wait_for_line("ready", 60)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from vmbus.capture.recorder import DEFAULT_SNAP_LENGTH, Recorder, RecordingPlan
-from vmbus.devices.catalog import make_devices
+from vmbus.devices.catalog import make_devices, stand_in
 from vmbus.devices.hvsocket import VsockRelay
 from vmbus.host import Host
 from vmbus.host.ctl import CtlSocket
@@ -147,7 +147,7 @@ def command(
                 flight_file=flight_file,
             )
             recorder = stack.enter_context(Recorder(plan))
-        servicing = None if state is None else Servicing(state)
+        servicing = None if state is None else Servicing(state, stand_in)
         host = Host(devices, tap=recorder.tap if recorder is not None else None, servicing=servicing)
         stack.callback(host.close)
         host.listen(address)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from uuid import UUID
 
 from vmbus.devices.device import Device, NoSuchDevice
+from vmbus.wire.guids import NETWORK, SCSI
 
 OTHERS: dict[str, str] = {
     "echo": "vmbus.devices.echo:Echo",
@@ -45,6 +47,24 @@ def make_devices(
     for device in devices:
         device.offer = replace(device.offer, monitor_latency=monitor_latency)
     return devices
+
+
+def stand_in(interface_id: UUID, instance_id: UUID) -> Device | None:
+    """A device that does nothing but say to a guest that its disks or its network are gone, in good order.
+
+    For a guest that still uses a device which this host was not given. None if a guest of such a device can do without:
+    a Linux disk or card that is only rescinded waits for ever for what it had asked.
+    """
+    if interface_id == SCSI:
+        from vmbus.devices.storage.controller import StorageController
+
+        return StorageController("missing-scsi", instance_id=instance_id)
+    if interface_id == NETWORK:
+        from vmbus.devices.network import NetworkProvider
+        from vmbus.devices.network.backends.none import NoNetwork
+
+        return NetworkProvider(NoNetwork(), mac=bytes(6), instance_id=instance_id)
+    return None
 
 
 def _other(name: str) -> Callable[[], Device]:

@@ -79,8 +79,8 @@ class HostPartition:
         """Messages that are posted when the state has been saved: processor, SINT, payload, number."""
         self.message_numbers: dict[tuple[int, int], int] = {}
         """Of the newest message to each processor and SINT, so that none is delivered twice."""
-        self.withdrawn: list[DeviceSlot] = []
-        """Devices that an earlier process was about to take back."""
+        self.last_steps: list[Callable[[], None]] = []
+        """What is to be done when every channel of an earlier process goes on: devices to take back."""
         self._take_overs: list[TakeOver] = []
         """What channels of an earlier process have to do, as soon as the guest can be signalled again."""
         self._crash: dict[int, int] = {}
@@ -159,9 +159,9 @@ class HostPartition:
             else:
                 self._take_overs.append(work)
         if not self._take_overs:
-            for slot in self.withdrawn:
-                self.host.loop.call_soon(slot.rescind)
-            self.withdrawn.clear()
+            for step in self.last_steps:
+                self.host.loop.call_soon(step)
+            self.last_steps.clear()
 
     def set_register(self, vp: int, number: int, value: int) -> None:
         if self.host.tap is not None:
@@ -169,7 +169,7 @@ class HostPartition:
         if Msr.CRASH_P0 <= number <= Msr.CRASH_CTL:
             self._crash_register(number, value)
         self.vps[vp].set_register(number, value)
-        if self._take_overs or self.withdrawn:
+        if self._take_overs or self.last_steps:
             self._go_on()
 
     def get_register(self, vp: int, number: int) -> int:

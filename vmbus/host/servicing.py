@@ -16,7 +16,9 @@ import logging
 import os
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -31,6 +33,7 @@ from vmbus.ring.packet import COMPLETION, TRANSFER_PAGES, OutgoingPacket
 from vmbus.wire.control_values import SYNIC_MESSAGE_TYPE
 
 if TYPE_CHECKING:
+    from vmbus.devices.device import Device
     from vmbus.host.partition import HostPartition
 
 log = logging.getLogger("vmbus.host")
@@ -44,6 +47,10 @@ _SIGNS_OF_DAMAGE = (KeyError, ValueError, TypeError, IndexError, AttributeError,
 
 class BadHostState(VmbusError):
     """The state of an earlier host cannot be taken up."""
+
+
+StandIn = Callable[[UUID, UUID], "Device | None"]
+"""From the interface and instance id of a device to one that takes leave of the guest in its place."""
 
 
 class _JournalOfChannel:
@@ -72,9 +79,13 @@ class _JournalOfChannel:
 class Servicing:
     """Keeps the state of a host's guest in ``path``, and takes up the one that an earlier process left there."""
 
-    def __init__(self, path: Path) -> None:
-        """Read what is at ``path``; raises ``BadHostState`` if there is something else than a host's state."""
+    def __init__(self, path: Path, stand_in: StandIn = lambda interface_id, instance_id: None) -> None:
+        """Read what is at ``path``; ``stand_in`` makes a device for one that the guest uses and this host lacks.
+
+        Raises ``BadHostState`` if there is something else than a host's state.
+        """
         self.path = path
+        self._stand_in = stand_in
         self.journal: Journal | None = None
         self.device_states: dict[UUID, Any] = {}
         """As the last checkpoint has them."""
@@ -219,6 +230,7 @@ class Servicing:
         try:
             return self._resume(partition, saved)
         except Exception as error:
+            slots[:] = [slot for slot, *_ in afresh]
             for slot, is_offered, state in afresh:
                 slot.is_offered = is_offered
                 slot.device.restore(state)
@@ -249,7 +261,8 @@ class Servicing:
 
     def _restore_devices(self, partition: HostPartition, saved: dict[str, Any]) -> None:
         states = {UUID(device["instance"]): device for device in saved["devices"]}
-        in_use = {channel.key.instance_id for channel in partition.control.offers if not channel.state.is_rescinded}
+        channels = [channel for channel in partition.control.offers if not channel.state.is_rescinded]
+        in_use = {channel.key.instance_id: channel.traits.monitor_latency for channel in channels}
         for slot in partition.host.slots:
             device = states.get(slot.device.instance_id)
             if device is None:
@@ -260,8 +273,25 @@ class Servicing:
             if not slot.is_offered and slot.device.instance_id in in_use:
                 # It was about to be taken back, and the guest does not know yet: it goes as soon as nothing is owed.
                 slot.is_offered = True
-                partition.withdrawn.append(slot)
+                partition.last_steps.append(slot.rescind)
             partition.offer(slot)
+        known = {slot.device.instance_id for slot in partition.host.slots}
+        for instance_id in (states.keys() & in_use.keys()) - known:
+            self._replace(partition, states[instance_id], instance_id, in_use[instance_id])
+
+    def _replace(
+        self, partition: HostPartition, saved: dict[str, Any], instance_id: UUID, monitor_latency: int | None
+    ) -> None:
+        """A device is not there any more: another one answers for it, and is taken back as soon as nothing is owed."""
+        device = self._stand_in(UUID(saved["interface"]), instance_id)
+        if device is None:
+            return  # its channels are rescinded at once
+        device.offer = replace(device.offer, monitor_latency=monitor_latency)
+        slot = partition.host.plug(device)
+        slot.subchannels = saved["subchannels"]
+        device.restore(saved["state"])
+        partition.offer(slot)
+        partition.last_steps.append(partial(partition.host.unplug, slot))
 
     def _reopen_channels(self, partition: HostPartition) -> None:
         for channel_id in partition.offered_channels():
