@@ -164,6 +164,26 @@ def test_one_that_is_rescinded_after_unload_is_closed_all_the_same(host):
     assert not host.server.offers.channels
 
 
+def test_one_that_is_rescinded_after_unload_says_so_when_it_is_closed_in_the_next_connection(host):
+    reserve(host.connect())
+    (host >> control.Unload()).ignore()
+    (host >> (lambda: host.server.rescind(1))).ignore()
+    assert host.offer(1) == 1
+    host >> (lambda: host.server.rescind(1))
+    assert host.offer(1) == 1
+    (host >> host.contact()).ignore()
+    # The guest still has it, so it is not offered yet.
+    host >> control.RequestOffers() << ev.OffersRequested() << control.AllOffersDelivered()
+    host >> close_reserved() << CLOSED << control.RescindChannelOffer(channel_id=1)
+    host >> control.RelIdReleased(channel_id=1) << ev.ChannelReleased(1, gone=False) << OfferChannel
+
+
+def test_a_rescind_answers_a_close(host):
+    reserve(host.connect())
+    (host >> close_reserved()).ignore()
+    host >> (lambda: host.server.rescind(1)) << CLOSED << control.RescindChannelOffer(channel_id=1)
+
+
 def test_a_reserved_channel_comes_back_in_the_next_offers_after_it_was_closed(host):
     reserve(host.connect())
     (host >> control.Unload()).ignore()

@@ -154,6 +154,9 @@ class ServerChannels(ServerGpadls):
             self._send(control.CloseReservedResponse(channel_id=channel.channel_id), target)
             if self.version is None:
                 self._release(channel, Step.DISCONNECT)
+            elif channel.reserved is not None:
+                channel.reserved = None
+                self._tell(control.RescindChannelOffer(channel_id=channel.channel_id))
 
     def _close_finished(self, channel: Channel) -> None:
         if Step.CLOSED not in HOST_CHANNEL[channel.state]:
@@ -240,9 +243,15 @@ class ServerChannels(ServerGpadls):
         if channel.state is HostChannel.RESCINDED:
             raise Misuse(f"{channel.name} is rescinded already")
         known_to_guest = not channel.state.is_released and not channel.state.is_rescinded
+        # Without a connection nobody can be told: a guest that has it open as a reserved channel hears when it closes.
+        keeps = self.version is None and channel.state is HostChannel.OPEN or channel.state is HostChannel.REOFFERED
+        untold = channel.reserved if keeps else None
         self._rescind_gpadls(channel)
         self._refuse_open(channel)
+        if channel.state is HostChannel.CLOSING and channel.reserved:
+            self._send(control.CloseReservedResponse(channel_id=channel.channel_id), channel.reserved)
         self._not_in_use(channel)
+        channel.reserved = untold
         if known_to_guest:
             self._tell(control.RescindChannelOffer(channel_id=channel.channel_id))
         if _step(channel, Step.RESCIND, IllegalChannelState) is HostChannel.GONE:
