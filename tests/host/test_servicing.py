@@ -322,7 +322,7 @@ def test_a_guest_of_a_damaged_state_is_refused_and_the_next_one_served(
     used = int.from_bytes(entries[16:24], "little")
     chance = random.Random(4)
     answers = set()
-    for _ in range(300 if SOAK else 12):
+    for _ in range(150 if SOAK else 12):
         data = bytearray(entries)
         if what == "journal":
             for _ in range(3):

@@ -67,7 +67,7 @@ def run_under_load(linux_guest: StartGuest, host: RestartableHost, disturb: Call
 def show_progress(done: int, total: int, what: str) -> None:
     """A line now and then, for whoever waits for a soak."""
     if done % max(total // 10, 1) == 0:
-        print(f"{time.strftime('%H:%M:%S')} {done} of {total} {what}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {done} of {total} {what}", file=sys.__stderr__, flush=True)
 
 
 def test_a_host_that_is_stopped_and_started_again_is_not_missed(linux_guest: StartGuest, host: RestartableHost) -> None:
