@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dissectors.engine.inside import INSIDE
 from dissectors.engine.layers import Layer, build_tree
-from vmbus.wire.capture import HEADER_SIZE, Direction, RecordKind
+from vmbus.wire.capture import HEADER_SIZE, Direction, RecordFlags, RecordKind
 from vmbus.wire.schema import Buffer, WireError
 from vmbus.wire.tree import Node
 
@@ -96,6 +96,11 @@ class Decoded:
             total, offset = _LENGTHS.unpack_from(self.data, 24)
             return 0 if offset else int(total)
         return len(self.data) - self.body_at
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it only repeats what led to the state in which the capture starts."""
+        return bool(self.flags & RecordFlags.SNAPSHOT) and self.kind != 0
 
     @property
     def arrow(self) -> str:

@@ -16,11 +16,13 @@ _DIRECTIONS = {"->": "guest to host", "<-": "host to guest"}
 
 
 def record_line(item: Decoded, start_ns: int) -> str:
-    """One line: number, seconds since ``start_ns``, direction, channel, protocol, summary, latency, first problem."""
+    """One line: number, seconds since ``start_ns``, direction, channel, protocol, summary, and the latency."""
     seconds = (item.time_ns - start_ns) / 1e9
     line = (
         f"{item.number:6} {seconds:13.6f} {item.arrow} {item.channel_name or '-':12} {item.protocol:8} {item.summary}"
     )
+    if item.is_snapshot:
+        line += "  [from before]"
     latency = item.latency_ns
     if latency is not None:
         line += f"  [{latency / 1000:.1f} us]"

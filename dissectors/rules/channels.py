@@ -65,7 +65,7 @@ def offer_storm(item: Decoded, watch: Watch, memory: Memory) -> Iterator[str]:
     """The same device is offered and rescinded many times within a second."""
     if watch.message not in (MessageType.OFFER_CHANNEL, MessageType.RESCIND_CHANNEL_OFFER) or item.channel is None:
         return
-    if watch.is_snapshot(item):
+    if item.is_snapshot:
         return
     key: UUID = item.channel.instance_id
     times = [time for time in memory.get(key, ()) if item.time_ns - time <= SECOND] + [item.time_ns]
@@ -111,7 +111,7 @@ def message_without_a_page(item: Decoded, watch: Watch, memory: Memory) -> Itera
         vp, number, value = _VALUE.unpack_from(item.data, 16)
         if number == Msr.SIMP:
             memory[vp] = bool(value & 1)
-    elif item.kind == RecordKind.MESSAGE and watch.from_host and not watch.is_snapshot(item):
+    elif item.kind == RecordKind.MESSAGE and watch.from_host and not item.is_snapshot:
         vp = _FIRST.unpack_from(item.data, 16)[0]
         if memory.get(vp) is False:
             yield f"the host sent a message to VP {vp}, whose message page (SIMP) is disabled"
@@ -132,7 +132,7 @@ def unknown_connection(item: Decoded, watch: Watch, memory: Memory) -> Iterator[
         posts.add(int(watch.body.version_or_connection_id))
     elif isinstance(watch.body, (OfferChannel, c.OpenChannel2)):
         events.add(watch.body.connection_id)
-    if not watch.from_guest or watch.is_snapshot(item) or not watch.saw_start:
+    if not watch.from_guest or item.is_snapshot or not watch.saw_start:
         return
     if item.kind == RecordKind.MESSAGE and watch.message != MessageType.INITIATE_CONTACT:
         connection_id = _FIRST.unpack_from(item.data, _ID_AT)[0]
@@ -183,7 +183,7 @@ def unanswered_message(item: Decoded, watch: Watch, memory: Memory) -> Iterator[
     if item.lost:
         memory.clear()
     which = getattr(watch.body, "gpadl_id", 0) or getattr(watch.body, "channel_id", 0)
-    if watch.is_snapshot(item):
+    if item.is_snapshot:
         return
     if watch.message in _ANSWERS:
         memory[watch.message, which] = item

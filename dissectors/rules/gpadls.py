@@ -20,7 +20,7 @@ def gpadl_id_in_use(item: Decoded, watch: Watch, memory: Memory) -> Iterator[str
     """A GPADL id that is still in use, or an unfinished GPADL on a channel that is gone."""
     body = watch.body
     if isinstance(body, c.GpadlHeader):
-        if body.gpadl_id in memory and not watch.is_snapshot(item):
+        if body.gpadl_id in memory and not item.is_snapshot:
             yield f"GPADL id {body.gpadl_id:#x} is in use since record {memory[body.gpadl_id]}"
         memory[body.gpadl_id] = item.number
     elif isinstance(body, c.GpadlTorndown) or (isinstance(body, c.GpadlCreated) and not body.status.succeeded):

@@ -29,7 +29,7 @@ def _ring(item: Decoded) -> tuple[int, int, int, int]:
 )
 def masked_and_stuck(item: Decoded, watch: Watch, memory: Memory) -> Iterator[str]:
     """A ring stays unread although packets lie in it."""
-    if not watch.is_packet or not watch.from_host or watch.is_snapshot(item):
+    if not watch.is_packet or not watch.from_host or item.is_snapshot:
         return
     size, offset, read_index, _ = _ring(item)
     if not size:
@@ -75,7 +75,7 @@ def never_completed(item: Decoded, watch: Watch, memory: Memory) -> Iterator[str
     """A request is not completed."""
     if item.lost:
         memory.clear()
-    if watch.is_packet and item.wants_completion and not watch.is_snapshot(item):
+    if watch.is_packet and item.wants_completion and not item.is_snapshot:
         memory[id(item)] = item
     elif watch.is_packet and item.request is not None:
         memory.pop(id(item.request), None)
@@ -106,7 +106,7 @@ def not_where_the_last_one_ended(item: Decoded, watch: Watch, memory: Memory) ->
     if watch.message.name in ("OPEN_CHANNEL", "CLOSE_CHANNEL"):
         for direction in (1, 2):
             memory.pop((item.channel_id, direction), None)
-    if not watch.is_packet or watch.is_snapshot(item):
+    if not watch.is_packet or item.is_snapshot:
         return
     size, offset, _, _ = _ring(item)
     if not size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dissectors.engine import Decoded, Session
 from dissectors.engine.dialects.control import message_type, parse_body
-from vmbus.wire.capture import Direction, RecordFlags, RecordKind
+from vmbus.wire.capture import Direction, RecordKind
 from vmbus.wire.control_values import MessageType
 from vmbus.wire.schema import Format
 
@@ -27,7 +27,7 @@ class Watch:
         self.body: Format | None = None
         """Its body."""
         self.saw_start = False
-        """Whether the capture tells of the connection from its beginning, by itself or in its snapshot."""
+        """Whether the capture tells of the connection from its very beginning."""
         self.lost = 0
         """Records that are missing so far: what was in them nobody knows."""
         self.is_packet = self.is_signal = self.from_guest = self.from_host = False
@@ -42,13 +42,8 @@ class Watch:
         self.is_packet = item.kind == RecordKind.PACKET
         self.is_signal = item.kind == RecordKind.SIGNAL
         self.from_guest, self.from_host = item.direction == GUEST, item.direction == HOST
-        if self.message == MessageType.INITIATE_CONTACT:
+        if self.message == MessageType.INITIATE_CONTACT and not item.is_snapshot:
             self.saw_start = True
-
-    @staticmethod
-    def is_snapshot(item: Decoded) -> bool:
-        """Whether the record only repeats what was before the capture began."""
-        return bool(item.flags & RecordFlags.SNAPSHOT)
 
     @staticmethod
     def name(item: Decoded) -> str:

@@ -8,6 +8,8 @@ from dissectors.engine import Session
 from dissectors.rules import RULES, Finding, check_all
 from dissectors.rules.faults import FAULTS, disk_on
 from dissectors.testing import GUEST, HOST, RING_SIZE, Script
+from vmbus.wire import control as c
+from vmbus.wire.control_values import MessageType, Version
 
 
 def findings(script: Script) -> list[Finding]:
@@ -46,6 +48,18 @@ def test_sound_conversations_strike_nothing(disk: Script, card: Script) -> None:
 def test_a_capture_that_starts_in_the_middle_strikes_nothing(disk: Script) -> None:
     disk.records = disk.records[12:]
     assert findings(disk) == []
+
+
+def test_a_capture_that_starts_with_a_snapshot_is_judged_by_what_it_shows() -> None:
+    script = Script()
+    contact = c.InitiateContact5(version=Version.V5_3)
+    script.message(GUEST, MessageType.INITIATE_CONTACT, contact, snapshot=True)
+    disk_on(script)
+    script.completion(HOST, 3, bytes(64), transaction=5)
+    script.message(GUEST, MessageType.GPADL_TEARDOWN, c.GpadlTeardown(channel_id=3, gpadl_id=77))
+    script.message(HOST, MessageType.GPADL_TORNDOWN, c.GpadlTorndown(gpadl_id=77))
+    assert findings(script) == []
+    assert script.decode()[0].is_snapshot
 
 
 def test_what_may_have_been_in_lost_records_is_held_against_nobody(script: Script) -> None:

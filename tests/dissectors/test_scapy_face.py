@@ -15,7 +15,7 @@ from vmbus.wire.schema import Format
 
 FORMATS = all_formats()
 every_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: f"{fmt.__module__[11:]}.{fmt.__name__}")
-few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+few = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 def forget_bytes(packet: Any) -> None:
