@@ -244,7 +244,7 @@ class ServerChannels(ServerGpadls):
             raise Misuse(f"{channel.name} is rescinded already")
         known_to_guest = not channel.state.is_released and not channel.state.is_rescinded
         # Without a connection nobody can be told: a guest that has it open as a reserved channel hears when it closes.
-        keeps = self.version is None and channel.state is HostChannel.OPEN or channel.state is HostChannel.REOFFERED
+        keeps = (self.version is None and channel.state is HostChannel.OPEN) or channel.state is HostChannel.REOFFERED
         untold = channel.reserved if keeps else None
         self._rescind_gpadls(channel)
         self._refuse_open(channel)
