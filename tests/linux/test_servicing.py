@@ -172,13 +172,16 @@ def namespace() -> Iterator[str]:
         subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
-ECHO_SERVER = """
-import socket
+RATE = 16 << 20
+"""Bytes a second that the peer echoes at most: the stream must last longer than the restarts."""
+ECHO_SERVER = f"""
+import socket, time
 server = socket.create_server(("10.9.0.1", 7))
 print("serving", flush=True)
 connection, _ = server.accept()
 while data := connection.recv(65536):
     connection.sendall(data)
+    time.sleep(len(data) / {RATE})
 connection.shutdown(socket.SHUT_WR)
 """
 
@@ -200,7 +203,8 @@ def test_a_tcp_stream_over_a_tap_outlives_stopped_and_killed_hosts(
     linux_guest: StartGuest, namespace: str, echo_server: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     kills = 100 if SOAK else 4
-    size = "2G" if SOAK else "96M"
+    longest = 0.6
+    size = int((kills + 2) * longest * RATE)
     host = RestartableHost(tmp_path, "--nic", "tap:vm0", prefix=["ip", "netns", "exec", namespace])
     host.start()
     script = [
@@ -215,7 +219,7 @@ def test_a_tcp_stream_over_a_tap_outlives_stopped_and_killed_hosts(
     ends = [signal.SIGTERM] * 2 + [signal.SIGKILL] * kills
     chance.shuffle(ends)
     for done, number in enumerate(ends, 1):
-        time.sleep(chance.uniform(0.1, 0.6))
+        time.sleep(chance.uniform(0.1, longest))
         assert echo_server.poll() is None, f"the stream was over after {done - 1} restarts"
         host.end(number)
         host.start()
