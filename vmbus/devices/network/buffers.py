@@ -110,11 +110,14 @@ class ReceiveBuffer:
             raise UnknownTransaction(f"transaction {transaction_id:#x} is completed, and no receive packet has that id")
         self.free += indices
 
+    def checkpoint(self) -> dict[str, Any]:
+        """Which buffer this is: what does not change with every packet."""
+        return {"gpadl_id": self.gpadl_id, "set_id": self.set_id}
+
     def save(self) -> dict[str, Any]:
         """What another host process needs to go on with this buffer."""
         return {
-            "gpadl_id": self.gpadl_id,
-            "set_id": self.set_id,
+            **self.checkpoint(),
             "next_transaction": self._next,
             "outstanding": {str(key): list(indices) for key, indices in self._outstanding.items()},
         }

@@ -127,6 +127,12 @@ class NetworkProvider(Device):
         look()
 
     def save(self) -> State:
+        return self._state(ReceiveBuffer.save)
+
+    def checkpoint(self) -> State:
+        return self._state(ReceiveBuffer.checkpoint)
+
+    def _state(self, of_buffer: Callable[[ReceiveBuffer], State]) -> State:
         session, card = self.session, self.card
         state: State = {"mac": card.mac.hex(), "link_up": card.link_up}
         if session is not None and session.version is not None:
@@ -141,18 +147,7 @@ class NetworkProvider(Device):
                 "receive_table": list(card.receive_table),
                 "subchannels": session.subchannels,
                 "send_buffer": session.send_buffer.gpadl_id if session.send_buffer is not None else None,
-                "receive_buffer": session.receive_buffer.save() if session.receive_buffer is not None else None,
-            }
-        return state
-
-    def checkpoint(self) -> State:
-        state = self.save()
-        session = state.get("session")
-        if session is not None and session["receive_buffer"] is not None:
-            session["receive_buffer"] = {
-                key: value
-                for key, value in session["receive_buffer"].items()
-                if key not in ("next_transaction", "outstanding")
+                "receive_buffer": of_buffer(session.receive_buffer) if session.receive_buffer is not None else None,
             }
         return state
 
