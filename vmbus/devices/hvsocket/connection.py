@@ -2,7 +2,7 @@
 
 Both directions are streams of their own. The end of one is passed on (a packet of no bytes, ``shutdown``) while the
 other goes on; when both have ended, or one side is gone, the connection is. Neither side can make us hold more than a
-ring and a half: while the Unix socket takes nothing the channel is paused, so that the guest's ring fills and the guest
+ring and 64 KiB: while the Unix socket takes nothing the channel is paused, so that the guest's ring fills and the guest
 waits; while the guest's ring is full the Unix socket is not read.
 
 Life: made, offered, opened by the guest (:meth:`SocketConnection.open`), relaying, over. A Linux guest's closed socket
@@ -30,7 +30,10 @@ from vmbus.wire.schema import NIL_GUID
 
 _OVERHEAD = 64
 """More than the bytes of a packet beside its data."""
-_READS_AT_ONCE = 8
+_READ_AT_ONCE = 1 << 16
+"""Bytes; what the ring does not take of them waits in the channel."""
+_MOST_PIECES = 64
+"""Of one ``sendmsg``."""
 
 
 class SocketConnection(Device, ChannelHandler):
@@ -150,18 +153,17 @@ class SocketConnection(Device, ChannelHandler):
     def _read(self) -> None:
         channel = self._channel
         assert channel is not None
-        for _ in range(_READS_AT_ONCE):
-            try:
-                data = self._socket.recv(self._piece)
-            except BlockingIOError:
-                break
-            except OSError:
-                self._abort()
-                return
-            if not data:
-                self._end_to_guest()
-                break
+        try:
+            data = self._socket.recv(_READ_AT_ONCE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._abort()
+            return
+        if data:
             self._send(memoryview(data))
+        else:
+            self._end_to_guest()
         channel.flush()
         self._watch()
 
@@ -172,11 +174,11 @@ class SocketConnection(Device, ChannelHandler):
         waiting = self._to_write
         try:
             while waiting:
-                sent = self._socket.send(waiting[0], socket.MSG_NOSIGNAL)
-                if sent < len(waiting[0]):
+                sent = self._socket.sendmsg(list(waiting)[:_MOST_PIECES], (), socket.MSG_NOSIGNAL)
+                while waiting and sent >= len(waiting[0]):
+                    sent -= len(waiting.popleft())
+                if sent:
                     waiting[0] = waiting[0][sent:]
-                else:
-                    waiting.popleft()
         except BlockingIOError:
             pass
         except OSError:

@@ -1,0 +1,121 @@
+"""What monitor pages and sockets do when the host is killed and started again under a running guest."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vmbus.host.ctl_client import CtlClient
+from vmbus.linux.launch import ExitStatus, LinuxGuest
+from vmbus.testing.linux import StartGuest
+from vmbus.transport import parse_address
+
+pytestmark = pytest.mark.linux
+
+
+class KillableHost:
+    """``vmbus host --state`` with a disk and ``--vsock``; more options with each start."""
+
+    def __init__(self, directory: Path) -> None:
+        self.address = f"unix:{directory / 's'}"
+        self.vsock = str(directory / "v")
+        disk = directory / "disk.img"
+        with disk.open("wb") as file:
+            file.truncate(64 << 20)
+        self._command = [sys.executable, "-m", "vmbus", "host", self.address, "--scsi", str(disk)]
+        self._command += ["--vsock", self.vsock, "--state", str(directory / "state")]
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, *options: str) -> None:
+        self._process = subprocess.Popen([*self._command, *options], stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None and self._process.stdout.readline().startswith("listening")
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+
+    def signals(self) -> int:
+        """How many signals of the guest this host has found in the monitor page."""
+        with CtlClient(parse_address(self.address)) as client:
+            return int(client.request("inspect", path="connection/monitor_pages/signals_to_host"))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[KillableHost]:
+    killable = KillableHost(tmp_path)
+    yield killable
+    killable.kill()
+
+
+def wait_for_more(guest: LinuxGuest, text: str, times: int) -> None:
+    """Wait until the guest has printed a text once more, so many times in all."""
+    after = 0
+    for _ in range(times):
+        after = guest.wait_for_line(text, 30, after=after) + 1
+
+
+@pytest.mark.parametrize("later", [["--monitor-latency", "100"], []], ids=["kept", "no longer asked for"])
+def test_a_guest_that_signals_through_monitor_pages_is_heard_by_the_next_host(
+    host: KillableHost, linux_guest: StartGuest, later: list[str]
+) -> None:
+    host.start("--monitor-latency", "100")
+    script = ["wait-path /dev/sda 20", *["disk-load /dev/sda 1 2 1 16M"] * 4]
+    guest = linux_guest(host.address, script, reconnect=30)
+    for loads in (1, 2):
+        wait_for_more(guest, "TEST disk-load ok", loads)
+        host.kill()
+        host.start(*later)
+    wait_for_more(guest, "TEST disk-load ok", 3)
+    assert host.signals() > 10
+    assert guest.wait(60) == ExitStatus.DONE
+
+
+def test_a_socket_ends_with_its_host_and_the_guest_can_make_another(
+    host: KillableHost, linux_guest: StartGuest
+) -> None:
+    host.start()
+    guest = linux_guest(
+        host.address, ["@first stream-serve vsock:any:2000 1", "@second stream-serve vsock:any:2001 1"], reconnect=30
+    )
+
+    def connect(port: int) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(30)
+        connection.connect(host.vsock)
+        connection.sendall(f"CONNECT {port}\n".encode())
+        assert connection.recv(3) == b"OK "
+        return connection
+
+    guest.wait_for_line("LISTENING vsock:any:2000", 20)
+    with connect(2000) as connection:
+        sender = threading.Thread(target=lambda: send_until_it_breaks(connection), daemon=True)
+        sender.start()
+        host.kill()
+        sender.join(30)
+    host.start()
+    guest.wait_for_line("LISTENING vsock:any:2001", 30)
+    with connect(2001) as connection:
+        connection.sendall(b"alive")
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while data := connection.recv(4096):
+            answer += data
+        assert answer.endswith(b"\nalive")
+    assert guest.wait(30) in (ExitStatus.DONE, ExitStatus.FAILED)
+    assert any(line.startswith("TEST second ok") for line in guest.lines)
+
+
+def send_until_it_breaks(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(bytes(4096))
+            connection.recv(4096)
