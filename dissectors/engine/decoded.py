@@ -109,12 +109,12 @@ class Decoded:
 
     @property
     def kind_name(self) -> str:
-        return str(RecordKind(self.kind)).lower()
+        return str(RecordKind(self.kind)).lower() if self.kind else "none"
 
     @property
     def protocol(self) -> str:
         """What the channel speaks, ``control``, ``vstor``, ``nvsp`` ...; of records that say nothing, their kind."""
-        return self.dialect.name if self.kind in _SPOKEN else self.kind_name
+        return self.dialect.name if self.kind in _SPOKEN or not self.kind else self.kind_name
 
     @property
     def channel_name(self) -> str:

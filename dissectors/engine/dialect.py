@@ -131,3 +131,15 @@ class Dialect:
 
     def message_summary(self, item: Decoded) -> str:
         return f"hypervisor message, {len(item.data) - item.body_at} bytes"
+
+
+class Foreign(Dialect):
+    """Records of another link type, which are not ours to decode."""
+
+    name = "foreign"
+
+    def layers(self, item: Decoded) -> list[Layer]:
+        return [Layer(None, 0, len(item.data), "unknown")]
+
+    def summary(self, item: Decoded) -> str:
+        return f"{len(item.data)} bytes"

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from dissectors.engine.channels import ChannelLife
 from dissectors.engine.decoded import Decoded
-from dissectors.engine.dialect import COMPLETION, Dialect
+from dissectors.engine.dialect import COMPLETION, Dialect, Foreign
 from dissectors.engine.dialects import dialect_for
 from dissectors.engine.dialects.control import ControlPlane, named_channel
 from dissectors.engine.plane import ControlState
 from vmbus.capture.reader import Record
-from vmbus.wire.capture import HEADER_SIZE, RECORD_FORMATS, VERSION, Direction, RecordFlags, RecordKind
+from vmbus.wire.capture import HEADER_SIZE, LINK_TYPE, RECORD_FORMATS, VERSION, Direction, RecordFlags, RecordKind
 from vmbus.wire.control_values import SYNIC_MESSAGE_TYPE
 from vmbus.wire.offer import OfferFlags
 from vmbus.wire.protocols import Protocol, protocol_of
@@ -49,6 +49,7 @@ class Session:
         self.count = 0
         self._control = ControlPlane()
         self._unknown = Dialect()
+        self._foreign = Foreign()
         self._pending: dict[tuple[int, int, int], Decoded] = {}
 
     # What is known
@@ -85,8 +86,12 @@ class Session:
     def feed(self, record: Record) -> Decoded:
         """Take up the next record that a reader of ``vmbus.capture`` gave."""
         header = record.header
-        data = record.body if header is None else header.build().ljust(header.header_size, b"\0") + record.body
-        item = self.feed_bytes(data, record.time_ns, record.number)
+        if record.interface.link_type != LINK_TYPE:
+            self.count = record.number
+            item = Decoded(record.number, record.time_ns, record.body, self._foreign)
+        else:
+            data = record.body if header is None else header.build().ljust(header.header_size, b"\0") + record.body
+            item = self.feed_bytes(data, record.time_ns, record.number)
         if record.problem and not item.notes:
             item.notes.append(record.problem)
         if record.dropped:

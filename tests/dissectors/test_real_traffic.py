@@ -13,6 +13,7 @@ import pytest
 from dissectors.engine import Decoded, Session
 from dissectors.engine.source import decode_capture
 from dissectors.engine.summary import Summary
+from dissectors.exports.ethernet import export_frames
 from dissectors.rules import check_all
 from dissectors.testing import Script
 from dissectors.wireshark.compare import differences
@@ -100,6 +101,14 @@ def test_what_is_no_capture_ends_in_one_line_and_status_1(tmp_path: Path) -> Non
     result = run("read", str(tmp_path / "text"))
     assert result.returncode == 1
     assert result.stderr.count(b"\n") == 1 and b"not a pcapng capture" in result.stderr
+
+
+def test_records_of_another_link_type_are_noted_one_by_one(card: Script, tmp_path: Path) -> None:
+    with (tmp_path / "frames.pcapng").open("wb") as file:
+        export_frames(card.decode(), file)
+    result = run("read", str(tmp_path / "frames.pcapng"))
+    assert result.returncode == 0
+    assert result.stdout.count(b"link type 1 is not that of VMBus records") == 2
 
 
 def test_wrong_options_end_in_status_2(recorded: Path) -> None:
