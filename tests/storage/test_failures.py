@@ -81,6 +81,23 @@ def test_an_error_of_the_backend_becomes_sense_data(
     act()
 
 
+def test_a_backend_that_raises_something_else_is_a_hardware_error_and_not_the_hosts_end(bench: StorageBench) -> None:
+    backend = MemoryBackend(1 << 20)
+    bench.controller.add(UnitAddress(0, 0, 0), ScsiDisk(backend, Identity.of("buggy")))
+    disk = bench.disk().open()
+
+    def fail(*unused: object) -> None:
+        raise KeyError("a mistake in a backend")
+
+    backend.read_into = backend.discard = fail  # type: ignore[method-assign, assignment]
+    for act in (lambda: disk.read(0, 1), lambda: disk.discard(0, 8)):
+        with pytest.raises(ScsiError, match="HARDWARE_ERROR"):
+            act()
+    promise, _ = read_later(bench)
+    sense = bench.wait(promise).sense_data  # type: ignore[arg-type]
+    assert sense.key == SenseKey.HARDWARE_ERROR
+
+
 def test_a_short_read_is_an_error_and_never_half_a_success(bench: StorageBench) -> None:
     add_faulty(bench, Fault(operations=frozenset({"read"}), is_short=True))
     with pytest.raises(ScsiError) as caught:

@@ -106,11 +106,11 @@ class StorageChannel(ChannelHandler):
             views = self.channel.data_to_guest(packet)
             if sum(map(len, views)) != size or not backend.read_at_once(views, lba << unit.shift):
                 return False
-        except OSError as error:
-            self._complete(packet.transaction_id, backend_failure(error, writing=False, lba=lba).result, MAX_REQUEST)
-            return True
         except VmbusError:
             return False
+        except Exception as error:  # a backend of somebody's own may raise anything
+            self._complete(packet.transaction_id, backend_failure(error, writing=False, lba=lba).result, MAX_REQUEST)
+            return True
         unit.reads += 1
         unit.bytes_read += size
         self.channel.complete(packet.transaction_id, self._good.get(size) or self._make_good(size))
@@ -126,11 +126,11 @@ class StorageChannel(ChannelHandler):
             if sum(map(len, views)) != size:
                 return False
             backend.write_from(views, lba << unit.shift)
-        except OSError as error:
-            self._complete(packet.transaction_id, backend_failure(error, writing=True, lba=lba).result, MAX_REQUEST)
-            return True
         except VmbusError:
             return False
+        except Exception as error:  # a backend of somebody's own may raise anything
+            self._complete(packet.transaction_id, backend_failure(error, writing=True, lba=lba).result, MAX_REQUEST)
+            return True
         unit.writes += 1
         unit.bytes_written += size
         self.channel.complete(packet.transaction_id, self._good.get(size) or self._make_good(size))
@@ -210,10 +210,7 @@ class StorageChannel(ChannelHandler):
         task = Task(srb.cdb, views=views, direction=int(srb.direction), initiator=self.controller.initiator)
         task.finish = lambda result: self._finish(task, transaction_id, result, size)
         self._waiting[task] = (transaction_id, int(srb.path) << 16 | srb.target << 8 | srb.lun, time.monotonic())
-        try:
-            self.controller.execute((srb.path, srb.target, srb.lun), task)
-        except OSError as error:
-            task.end(backend_failure(error, writing=True).result)
+        self.controller.execute((srb.path, srb.target, srb.lun), task)
 
     def _views(self, packet: RingPacket, srb: ScsiRequestV1) -> list[memoryview]:
         """The guest's buffer, exactly ``data_length`` bytes of it; :class:`VmbusError` if it is no such buffer."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import random
+import threading
 from typing import Any
 
 from vmbus.devices.storage.backend import Backend, errno_error, open_backend
@@ -27,15 +28,19 @@ class PowerCutBackend(Backend):
         self.flushes = 0
         self.has_power = True
         self._pending: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+        """Writes come from the loop, flushes and forced writes also from workers."""
 
     def _check(self) -> None:
         if not self.has_power:
             raise errno_error(errno.EIO, "the disk has no power")
 
     def read_into(self, views: Views, offset: int) -> None:
-        self._check()
-        self.base.read_into(views, offset)
-        if self._pending:
+        with self._lock:
+            self._check()
+            self.base.read_into(views, offset)
+            if not self._pending:
+                return
             size = total_length(views)
             whole = bytearray(b"".join(views))
             for start in range(0, size, self.block_size):
@@ -45,34 +50,37 @@ class PowerCutBackend(Backend):
             scatter(whole, cut(views, size))
 
     def write_from(self, views: Views, offset: int) -> None:
-        self._check()
         data = b"".join(views)
-        for start in range(0, len(data), self.block_size):
-            self._pending[offset + start] = data[start : start + self.block_size]
+        with self._lock:
+            self._check()
+            for start in range(0, len(data), self.block_size):
+                self._pending[offset + start] = data[start : start + self.block_size]
 
     def flush(self) -> None:
-        self._check()
-        for offset, block in self._pending.items():
-            self.base.write_from([memoryview(block)], offset)
-        self._pending.clear()
-        self.base.flush()
-        self.flushes += 1
+        with self._lock:
+            self._check()
+            for offset, block in self._pending.items():
+                self.base.write_from([memoryview(block)], offset)
+            self._pending.clear()
+            self.base.flush()
+            self.flushes += 1
 
     def cut_power(self, survivors: random.Random | None = None) -> int:
         """Lose what was not flushed; each such block survives with a chance of one half if ``survivors`` is given.
 
         Returns how many blocks were lost. Every later request fails until :meth:`restore_power`.
         """
-        self.has_power = False
-        lost = 0
-        for offset, block in self._pending.items():
-            if survivors is not None and survivors.random() < 0.5:
-                self.base.write_from([memoryview(block)], offset)
-            else:
-                lost += 1
-        self._pending.clear()
-        self.base.flush()
-        return lost
+        with self._lock:
+            self.has_power = False
+            lost = 0
+            for offset, block in self._pending.items():
+                if survivors is not None and survivors.random() < 0.5:
+                    self.base.write_from([memoryview(block)], offset)
+                else:
+                    lost += 1
+            self._pending.clear()
+            self.base.flush()
+            return lost
 
     def restore_power(self) -> None:
         """Work again, with what has survived."""

@@ -107,9 +107,12 @@ def not_ready(additional: AdditionalSense) -> CheckCondition:
     return CheckCondition(SenseKey.NOT_READY, additional)
 
 
-def backend_failure(error: OSError, *, writing: bool, lba: int | None = None) -> CheckCondition:
-    """What a backend's error means to the guest; Linux makes ENOSPC of 27/07 and EIO of the medium errors."""
-    match error.errno:
+def backend_failure(error: Exception, *, writing: bool, lba: int | None = None) -> CheckCondition:
+    """What a backend's error means to the guest; Linux makes ENOSPC of 27/07 and EIO of the medium errors.
+
+    Anything but an ``OSError`` is a mistake in the backend, and a HARDWARE ERROR to the guest.
+    """
+    match getattr(error, "errno", None):
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return CheckCondition(SenseKey.DATA_PROTECT, AdditionalSense.SPACE_ALLOCATION_FAILED, information=lba)
         case errno.EROFS | errno.EPERM | errno.EACCES:

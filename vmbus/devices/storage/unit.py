@@ -64,7 +64,7 @@ class LogicalUnit:
             result = self._dispatch(task)
         except CheckCondition as failure:
             result = failure.result
-        except OSError as failure:
+        except Exception as failure:  # a backend of somebody's own may raise anything
             result = backend_failure(failure, writing=True).result
         if result is not None:
             task.end(result)
@@ -108,7 +108,7 @@ class LogicalUnit:
                 result = done(outcome)
             except CheckCondition as failure:
                 result = failure.result
-            except OSError as failure:
+            except Exception as failure:  # a backend of somebody's own may raise anything
                 result = backend_failure(failure, writing=task.direction != IN).result
             task.end(result)
 
