@@ -33,7 +33,7 @@ from vmbus.wire.control_values import ALL_FEATURES, ALL_VERSIONS, FeatureFlags, 
 
 DEVICES = 3
 CONFIG = ServerConfig(max_gpadl_words=4000)
-SOAK = bool(os.environ.get("VMBUS_SOAK"))
+SOAK = os.environ.get("VMBUS_SOAK", "0") not in ("", "0")
 SETTINGS = settings(
     max_examples=2000 if SOAK else 60,
     stateful_step_count=150 if SOAK else 80,
