@@ -31,6 +31,7 @@ from vmbus.errors import VmbusError
 _START_SECONDS = 20.0
 _STOP_SECONDS = 15.0
 _PR_SET_PDEATHSIG = 1
+_INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 
 
 class DemoFailed(VmbusError):
@@ -83,8 +84,12 @@ class Stage:
     def _run(self, name: str, arguments: list[str]) -> ForkProcess:
         target = multiprocessing.get_context("fork").Process
         process = target(target=_command, args=(arguments, self.directory / f"{name}.log"), name=f"vmbus-{name}")
-        process.start()
-        self._processes[name] = process
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)  # an interrupt within a fork would be lost
+        try:
+            process.start()
+            self._processes[name] = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return process
 
     def _last_line(self, name: str) -> str:
@@ -116,6 +121,8 @@ def _command(arguments: list[str], log: Path) -> None:
     from vmbus.cli import main
 
     os.setsid()  # an interrupt of the terminal is for the demo, which ends this in good order
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     nothing = os.open(os.devnull, os.O_RDONLY)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
