@@ -50,8 +50,6 @@ def build_iso(files: Mapping[str, bytes], *, label: str = "VMBUS") -> bytes:
     volume[156 : 156 + len(root)] = root
     volume[881] = 1
     end = b"\xffCD001\1".ljust(BLOCK, b"\0")
-    paths = [
-        (bytes((1, 0)) + struct.pack(order + "IH", 20, 1) + b"\0\0").ljust(BLOCK, b"\0") for order in ("<", ">")
-    ]
+    paths = [(bytes((1, 0)) + struct.pack(order + "IH", 20, 1) + b"\0\0").ljust(BLOCK, b"\0") for order in ("<", ">")]
     head = bytes(16 * BLOCK) + bytes(volume) + end + b"".join(paths) + records.ljust(BLOCK, b"\0")
     return head + bytes(data)
