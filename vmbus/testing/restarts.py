@@ -62,7 +62,7 @@ def errors_in_the_log(guest: LinuxGuest) -> list[str]:
         *("I/O error", "storvsc", "Incorrect transaction", "hv_vmbus: ", "hv_netvsc", "blk_update", "EXT4-fs error"),
         *("BUG", "WARNING"),
     )
-    harmless = ("Vmbus version", "registering driver", "storvsc_host_t", "Unknown GUID", "netvsc: no RSS", "VF slot")
+    harmless = ("Vmbus version", "registering driver", "storvsc_host_t", "Unknown GUID")
     return [
         line
         for line in guest.lines
