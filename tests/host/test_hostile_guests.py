@@ -182,3 +182,21 @@ def test_an_open_with_rings_that_cannot_be_is_refused_and_the_channel_can_be_ope
     opened = guest.bus.open(guest.offers[channel_id], 1, 1)
     assert guest.bus.wait(opened).is_open
     guest.close()
+
+
+def test_the_rings_of_an_open_channel_are_the_hosts_until_it_is_closed(pair: PartitionPair) -> None:
+    guest = pair.new_guest()
+    guest.boot()
+    (channel_id,) = guest.offers
+    channel = guest.bus.wait(guest.bus.open(guest.offers[channel_id], 1, 1))
+    (ring,) = guest.control.gpadls
+    guest.control.teardown_gpadl(ring)
+    guest.post()
+    guest.loop.run(timeout=0.2)
+    assert ring in guest.control.gpadls
+    channel.close()
+    guest.control.close(channel_id)
+    guest.post()
+    assert guest.loop.run(lambda: ring not in guest.control.gpadls, timeout=5)
+    guest.close()
+    assert next_guest_is_served(pair)
