@@ -33,6 +33,8 @@ from vmbus.wire.control_values import ALL_FEATURES, ALL_VERSIONS, FeatureFlags, 
 
 DEVICES = 3
 CONFIG = ServerConfig(max_gpadl_words=4000)
+MOST_PAGES = 60
+"""In one GPADL of the guest that keeps the rules."""
 SOAK = os.environ.get("VMBUS_SOAK", "0") not in ("", "0")
 SETTINGS = settings(
     max_examples=2000 if SOAK else 60,
@@ -316,9 +318,16 @@ class LawfulEnds(RuleBasedStateMachine):
             self.client.connect(versions=older, features=wish & ~FeatureFlags.SERVER_SPECIFIED_MONITOR_PAGES)
             self.flush()
 
+    @precondition(lambda self: self.may_share_memory)
     @rule(pick=picks)
     def share_memory(self, pick: int) -> None:
         self.use_a_channel(pick, "gpadl")
+
+    @property
+    def may_share_memory(self) -> bool:
+        """Whether the host has room for one more GPADL, with all that are under way and all that devices still hold."""
+        announced = (MOST_PAGES + 1) * (len(self.client.gpadls) + 1)
+        return announced + self.devices.server._gpadl_words <= CONFIG.max_gpadl_words
 
     @rule(pick=picks, what=st.sampled_from(["open", "open", "reserve"]))
     def open_a_channel(self, pick: int, what: str) -> None:
@@ -334,7 +343,7 @@ class LawfulEnds(RuleBasedStateMachine):
             return
         channel = list(client.channels.values())[pick % len(client.channels)]
         channel_id = channel.channel_id
-        pages = pick % 60 + 1
+        pages = pick % MOST_PAGES + 1
         try:
             match what:
                 case "gpadl":
