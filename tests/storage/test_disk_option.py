@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vmbus.devices import device_from
+from vmbus.devices.catalog import named_device
 from vmbus.devices.device import DeviceError
 from vmbus.devices.storage.spec import BadDiskOption, DiskSpec, controllers_for, parse_disk_option
 from vmbus.wire.vstor import IDE_INTERFACE_ID
@@ -77,7 +77,7 @@ def test_two_disks_at_one_address_are_refused() -> None:
 
 def test_a_sparse_file_is_made_on_request_and_never_truncated(tmp_path: Path) -> None:
     path = tmp_path / "new.img"
-    device = device_from(f"scsi:file:{path},create=1M")
+    device = named_device(f"storage:file:{path},create=1M")
     assert path.stat().st_size == 1 << 20
     device.close()
     parse_disk_option(f"file:{path},create=2M").open().close()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from uuid import UUID
 
 from vmbus.devices.device import Device, NoSuchDevice
 from vmbus.wire.guids import NETWORK, SCSI
 
-OTHERS: dict[str, str] = {
-    "echo": "vmbus.devices.echo:Echo",
-}
-"""Devices that take no parameters, by name: where their class is."""
+ENTRY_POINTS = "vmbus.devices"
+"""The group in which other packages name their devices."""
 
 
 def make_devices(
@@ -23,7 +23,7 @@ def make_devices(
     others: Iterable[str] = (),
     monitor_latency: int | None = None,
 ) -> list[Device]:
-    """The devices of a host: SCSI controllers with their disks, network cards, and what is named in ``OTHERS``.
+    """The devices of a host: SCSI controllers with their disks, network cards, and others by name.
 
     With ``monitor_latency``, in units of 100 ns, they are signalled through monitor pages instead of hypercalls.
 
@@ -39,7 +39,7 @@ def make_devices(
             from vmbus.devices.network import device_from
 
             devices += [device_from(nic) for nic in nics]
-        devices += [_other(name)() for name in others]
+        devices += [named_device(name) for name in others]
     except BaseException:
         for device in devices:
             device.close()
@@ -67,10 +67,18 @@ def stand_in(interface_id: UUID, instance_id: UUID) -> Device | None:
     return None
 
 
-def _other(name: str) -> Callable[[], Device]:
-    where = OTHERS.get(name)
-    if where is None:
-        raise NoSuchDevice(f"there is no device {name!r}; known: {', '.join(sorted(OTHERS))}")
-    module, _, attribute = where.partition(":")
-    factory: Callable[[], Device] = getattr(importlib.import_module(module), attribute)
-    return factory
+def named_device(text: str) -> Device:
+    """The device that ``NAME[:PARAMS]`` names: a module of this folder, or an entry point of another package.
+
+    Raises :class:`NoSuchDevice`, or what the device says about its parameters.
+    """
+    name, _, params = text.partition(":")
+    module = f"{__package__}.{name}"
+    make: Callable[[str], Device]
+    if name.isidentifier() and find_spec(module) and hasattr(found := importlib.import_module(module), "device_from"):
+        make = found.device_from
+    elif plugins := tuple(entry_points(group=ENTRY_POINTS, name=name)):
+        make = plugins[0].load()
+    else:
+        raise NoSuchDevice(f"there is no device {name!r}: no file in vmbus/devices and no installed package has it")
+    return make(params)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from vmbus.channel import Channel, ChannelHandler
-from vmbus.devices.device import Device
+from vmbus.devices.device import Device, NoSuchDevice
 from vmbus.ring import RingPacket
 
 ECHO_INTERFACE = UUID("6f1c7d1e-94a3-4c1c-9f0e-2b8c0c5d1a10")
@@ -36,3 +36,10 @@ class _Echoing(ChannelHandler):
                 self._channel.complete(packet.transaction_id, packet.payload)
             else:
                 self._channel.send_in_band(packet.payload)
+
+
+def device_from(params: str) -> Echo:
+    """``--device echo``; it takes no parameters."""
+    if params:
+        raise NoSuchDevice("the echo device takes no parameters")
+    return Echo()
