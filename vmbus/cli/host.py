@@ -19,6 +19,7 @@ from vmbus.host import Host
 from vmbus.host.ctl import CtlSocket
 from vmbus.host.servicing import Servicing
 from vmbus.transport import parse_address
+from vmbus.wire.control_values import ALL_VERSIONS
 
 
 class StopSignals:
@@ -119,6 +120,9 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", dir_okay=False, help="Keep the guest's state here; go on from it when restarted."),
     ] = None,
+    max_version: Annotated[
+        str, typer.Option(metavar="VERSION", help="The newest VMBus version that guests are given, e.g. 4.0.")
+    ] = ALL_VERSIONS[-1].number,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what happens.")] = False,
 ) -> None:
     """Serve synthetic devices to one guest at a time, until told to stop (Ctrl-C)."""
@@ -129,6 +133,9 @@ def command(
         raise typer.BadParameter("--rotate, --rotate-seconds and --keep are about the files of --capture")
     if flight_file and not flight:
         raise typer.BadParameter("--flight-file needs --flight, which says how much is kept")
+    versions = {version.number: version for version in ALL_VERSIONS}
+    if max_version not in versions:
+        raise typer.BadParameter(f"--max-version {max_version}: VMBus has {', '.join(versions)}")
     address = parse_address(listen, schemes=("unix",))
     latency = None if monitor_latency is None else 10 * monitor_latency
     with contextlib.ExitStack() as stack:
@@ -148,7 +155,12 @@ def command(
             )
             recorder = stack.enter_context(Recorder(plan))
         servicing = None if state is None else Servicing(state, stand_in)
-        host = Host(devices, tap=recorder.tap if recorder is not None else None, servicing=servicing)
+        host = Host(
+            devices,
+            tap=recorder.tap if recorder is not None else None,
+            servicing=servicing,
+            max_version=versions[max_version],
+        )
         stack.callback(host.close)
         host.listen(address)
         if vsock:

@@ -83,7 +83,9 @@ class HostPartition(PartitionChannels):
         has_host_pages = bool(hello.features & PartitionFeatures.HOST_PAGES)
         self.control = ControlServer(
             ServerConfig(
-                memory_size=self.memory.size, monitor_pages=_host_pages(self.memory) if has_host_pages else None
+                max_version=self.host.max_version,
+                memory_size=self.memory.size,
+                monitor_pages=_host_pages(self.memory) if has_host_pages else None,
             )
         )
         self.guest_id = hello.guest_id

@@ -18,6 +18,7 @@ from vmbus.loop import Loop
 from vmbus.tap import NoteKind, Tap
 from vmbus.transport import Address, listen
 from vmbus.transport.server import GuestConnection, HelloRefused
+from vmbus.wire.control_values import ALL_VERSIONS, Version
 from vmbus.wire.partition import FrameStatus, Hello, HelloReply
 
 log = logging.getLogger("vmbus.host")
@@ -61,10 +62,13 @@ class Host:
         loop: Loop | None = None,
         on_guest: Callable[[bool], None] | None = None,
         servicing: Servicing | None = None,
+        max_version: Version = ALL_VERSIONS[-1],
     ) -> None:
         self.loop = loop or Loop()
         self.tap = tap
         self.partition: HostPartition | None = None
+        self.max_version = max_version
+        """The newest version of VMBus that guests are given."""
         self.servicing = servicing
         """What keeps the guest's state for the next process, if this host is one that can be serviced."""
         self.sockets: SocketService | None = None

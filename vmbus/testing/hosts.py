@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from vmbus.devices.device import Device
 from vmbus.host import Host
@@ -19,10 +19,11 @@ T = TypeVar("T")
 class RunningHost:
     """Serves ``devices`` at ``address`` from construction to ``close``."""
 
-    def __init__(self, socket_path: Path, devices: Iterable[Device], *, tap: Tap | None = None) -> None:
+    def __init__(self, socket_path: Path, devices: Iterable[Device], *, tap: Tap | None = None, **options: Any) -> None:
+        """``options`` are those of ``Host``."""
         self.address = f"unix:{socket_path}"
         self.notes: list[str] = []
-        self.host = Host(devices, tap=tap)
+        self.host = Host(devices, tap=tap, **options)
         self.host.listen(parse_address(self.address))
         note = self.host.note
 
