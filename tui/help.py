@@ -18,17 +18,17 @@ HELP = """\
   ?                        this help                       q         leave
 
 [b]Packets[/b]
-  up down pgup pgdn home end, j k g G, wheel    move       enter, double click   from a request to its answer, and back
+  up down pgup pgdn home end, j k g G, wheel    move       enter, double click   request to answer, and back
   m  '                     mark a record, next mark        y  x      copy the line, the bytes as hexadecimal
 
 [b]Channels[/b]              enter or click: only this channel's records; "all" shows all again
-                         ring: how full it was in each of the last quarter seconds, and at most since the beginning
+                         ring: how full in the last quarter seconds, and at most ever
 
 [b]Decode[/b]                enter or click folds; it stays so         y  copy the value     =  filter on the value
 [b]Bytes[/b]                 arrows or click select the field                  y  copy the field's bytes
 
 [b]Filters[/b]               vstor.cdb.opcode == READ_10 && latency > 5ms
-                         channel ~ "scsi"   protocol == control   kind == note   number in {100..200}   problem
+                         channel ~ "scsi"   protocol == control   kind == note   number in {1..9}   problem
                          right arrow completes a field's name; docs/filters.md has the whole language
 """
 

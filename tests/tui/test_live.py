@@ -87,7 +87,8 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    # A shell shows 130 for both; Python ends itself by the signal if that came while it ran generated code.
+    assert process.wait(30) in (130, -signal.SIGINT)
     assert not list(tmp_path.iterdir())
     assert not leftovers(str(tmp_path))
 
