@@ -61,6 +61,7 @@ class SynicVp:
     """
 
     def __init__(self, index: int, memory: GuestMemory, interrupt: int) -> None:
+        os.set_blocking(interrupt, False)  # the guest made it; a full one must not stop us
         self.index = index
         self.registers: dict[int, int] = {}
         self._memory = memory

@@ -106,3 +106,14 @@ def test_another_process_delivers_what_the_slot_does_not_show(ends: Ends, delive
     while (message := ends.guest.take_message(SINT)) is not None:
         received.append(message.payload)
     assert received == [bytes([number & 255]) for number in numbers[delivered:]]
+
+
+def test_a_full_interrupt_pipe_of_a_guest_does_not_stop_its_host() -> None:
+    memory = GuestMemory.create(1 << 20)
+    read, write = os.pipe()
+    host = SynicVp(0, memory, write)
+    for _ in range(20_000):
+        host.interrupt()
+    host.close()
+    os.close(read)
+    memory.close()
