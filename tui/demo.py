@@ -212,3 +212,4 @@ def command(
 
     with staged(guest, capture, None) as stage:
         show(Feed(stage.stream), f"demo: a host and a {guest.capitalize()} guest")
+        stage.check()

@@ -35,7 +35,7 @@ class Columns:
         self.seconds = 13 if is_wide else 11 if is_medium else 9
         self.decimals = 6 if is_medium else 4
         self.channel = 12 if is_wide else 9 if is_medium else 7
-        self.protocol = 9 if is_wide else 8 if is_medium else 7
+        self.protocol = 9 if is_wide else 8
         self.latency = 9 if is_medium else 0
         self.bytes = 9 if is_wide else 0
 
