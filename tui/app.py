@@ -133,8 +133,15 @@ class VmbusApp(App[int]):
 
     # One record in full
 
+    @property
+    def _panes_are_there(self) -> bool:
+        """Whether the panes can be found: not while another screen covers them, or when they have been taken down."""
+        return bool(self.screen_stack) and bool(self.query("#hex"))
+
     @on(PacketList.Selected)
     def _record_selected(self, event: PacketList.Selected) -> None:
+        if not self._panes_are_there:
+            return
         self.query_one(HexView).show_record(event.item)
         self.query_one(DecodeTree).show_record(event.item)
         self.query_one("#hex").border_title = "bytes" if event.item is None else f"bytes: {len(event.item.data)}"
@@ -142,12 +149,13 @@ class VmbusApp(App[int]):
     @on(Tree.NodeHighlighted, "#tree")
     def _field_highlighted(self, event: Tree.NodeHighlighted[Node]) -> None:
         node = event.node.data
-        if node is not None:
+        if node is not None and self._panes_are_there:
             self.query_one(HexView).mark(node.offset, node.size)
 
     @on(HexView.ByteSelected)
     def _byte_selected(self, event: HexView.ByteSelected) -> None:
-        self.query_one(DecodeTree).select_byte(event.offset)
+        if self._panes_are_there:
+            self.query_one(DecodeTree).select_byte(event.offset)
 
     # Filters
 
