@@ -136,7 +136,7 @@ class VmbusApp(App[int]):
     @property
     def _panes_are_there(self) -> bool:
         """Whether the panes can be found: not while another screen covers them, or when they have been taken down."""
-        return bool(self.screen_stack) and bool(self.query("#hex"))
+        return bool(self.screen_stack) and len(self.query("#hex, #tree")) == 2
 
     @on(PacketList.Selected)
     def _record_selected(self, event: PacketList.Selected) -> None:
