@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from vmbus.devices.hvsocket import VsockRelay
+from vmbus.inet.pattern import pattern
 from vmbus.linux.launch import ExitStatus
-from vmbus.linux.pattern import pattern
 from vmbus.testing.hosts import RunningHost
 from vmbus.testing.linux import StartGuest
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from vmbus.inet.pattern import pattern
 from vmbus.linux.cpio import Archive
 from vmbus.linux.errors import GuestNotStarted
 from vmbus.linux.initramfs import build_program, directory_initramfs, script_archive, standard_initramfs
-from vmbus.linux.pattern import pattern
 
 pytestmark = pytest.mark.linux
 

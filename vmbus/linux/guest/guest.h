@@ -31,7 +31,7 @@ uint64_t number(int argc, char **argv, int index, uint64_t otherwise);
 
 double now(void);		/* seconds, monotonic */
 
-/* The deterministic stream: byte n depends on the seed and n alone. vmbus/linux/pattern.py makes the same bytes. */
+/* The deterministic stream: byte n depends on the seed and n alone. vmbus/inet/pattern.py makes the same bytes. */
 void pattern(uint64_t seed, uint64_t offset, void *buffer, size_t length);
 bool pattern_matches(uint64_t seed, uint64_t offset, const void *buffer, size_t length);
 uint64_t mix(uint64_t value);	/* splitmix64's finalizer */
