@@ -38,12 +38,13 @@ _PROBLEM, _WANTS_COMPLETION = np.uint16(RecordMark.PROBLEM), np.uint16(RecordMar
 
 
 def gather(
-    words: Words, index: NDArray[np.int64], interfaces: Sequence[Interface], first_interface: int
+    words: Words, index: NDArray[np.int64], interfaces: Sequence[Interface], first_interface: int, base: int = 0
 ) -> dict[str, NDArray[Any] | int]:
     """The columns of the enhanced packet blocks that start at ``index`` in ``words``.
 
     The blocks have been checked: whole, with two equal lengths. ``interfaces`` are the section's, and
-    ``first_interface`` is the number that the first of them has in the interface column.
+    ``first_interface`` is the number that the first of them has in the interface column. ``base`` is where in the file
+    the words start.
     """
     last = len(words) - 1
     # A short block at the file's end must not make us look beyond it; what is read there is masked out below.
@@ -90,7 +91,7 @@ def gather(
     note = np.flatnonzero(is_sound & (kind == RecordKind.NOTE))
     subtype[note] = word(index[note] + _HEADER + 4) & 0xFFFF
     return {
-        "offset": index.astype(np.uint64) << np.uint64(2),
+        "offset": (index.astype(np.uint64) << np.uint64(2)) + np.uint64(base),
         "time": _times(number, (word(index + 3).astype(np.uint64) << np.uint64(32)) | word(index + 4), interfaces),
         "transaction_id": transaction_id,
         "channel": np.where(is_sound, word(index + _HEADER + 2), 0),

@@ -37,7 +37,7 @@ __all__ = [
 
 PACKET_BLOCKS = frozenset({blocks.ENHANCED_PACKET, blocks.SIMPLE_PACKET, blocks.PACKET})
 
-_LOCAL_USE = 0x8000_0000
+LOCAL_USE = 0x8000_0000
 """Block types with this bit are other programs' own."""
 
 
@@ -251,11 +251,16 @@ class CaptureReader:
             return record
         if block.block_type == blocks.SECTION_HEADER:
             self.section = Section.parse(block)
-        elif block.block_type not in KNOWN_TYPES and not block.block_type & _LOCAL_USE:
-            self._report(Damage(block.offset, len(block.body) + 12, f"unknown block type {block.block_type:#x}"))
+        elif block.block_type not in KNOWN_TYPES and not block.block_type & LOCAL_USE:
+            self._report(unknown_block(block))
         else:
             self.section.follow(block)
         return None
+
+
+def unknown_block(block: Block) -> Damage:
+    """What is said about a block whose type nobody knows."""
+    return Damage(block.offset, len(block.body) + 12, f"unknown block type {block.block_type:#x}")
 
 
 def packet_record(block: Block, interfaces: Sequence[Interface], number: int) -> Record:

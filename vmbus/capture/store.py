@@ -11,6 +11,9 @@ The file is mapped; blocks are found by following their lengths, and their field
 at a time. What is not as we write it (other byte order, damage) goes block by block through ``vmbus.capture.walk``,
 and the outcome is the same. :meth:`CaptureStore.update` takes in what has been added, to a file that grows or by a
 live stream, which is spooled to a temporary file.
+
+A capture larger than memory is passed through in windows: opened with ``windowed``, indexed ``at_most`` so many bytes
+at a time, and each window forgotten (:meth:`CaptureStore.forget`) before the next. Neither index nor mapping grows.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from __future__ import annotations
 import mmap
 import os
 import select
+import stat
 import struct
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
-from io import BytesIO
 from typing import Self
 
 import numpy as np
@@ -32,8 +35,19 @@ from vmbus.capture import blocks
 from vmbus.capture.columns import Columns
 from vmbus.capture.gather import Words, describe, gather
 from vmbus.capture.outputs import write_all
-from vmbus.capture.reader import PACKET_BLOCKS, CannotOpen, Interface, NotACapture, Record, Section, packet_record
+from vmbus.capture.reader import (
+    LOCAL_USE,
+    PACKET_BLOCKS,
+    CannotOpen,
+    Interface,
+    NotACapture,
+    Record,
+    Section,
+    packet_record,
+    unknown_block,
+)
 from vmbus.capture.walk import KNOWN_TYPES, MAX_BLOCK, Block, BlockWalker, Damage, OpenedSource, open_source
+from vmbus.errors import VmbusError
 
 _BATCH = 1 << 13
 _SPOOL_PIECE = 1 << 20
@@ -49,31 +63,63 @@ class _SectionStart:
         self.order = order
 
 
+class CannotSpool(VmbusError):
+    """What a pipe or stream sends cannot be kept."""
+
+
+def is_file(source: str) -> bool:
+    """Whether a source is a file that can be mapped: no pipe, FIFO, socket or standard input."""
+    return source != "-" and not source.startswith("unix:") and stat.S_ISREG(os.stat(source).st_mode)
+
+
 class CaptureStore:
     """An append-only index over one capture. Not safe to use from two threads at once."""
 
-    def __init__(self, fd: int, name: str, source: OpenedSource | None = None) -> None:
-        """Index the file ``fd``, which is the store's from now on; ``source`` is what to spool into it, if anything."""
+    def __init__(
+        self,
+        fd: int,
+        name: str,
+        source: OpenedSource | None = None,
+        *,
+        windowed: bool = False,
+        spool_limit: int = 0,
+    ) -> None:
+        """Index the file ``fd``, which is the store's from now on; ``source`` is what to spool into it, if anything.
+
+        After ``spool_limit`` bytes (0: never) no more is spooled. ``windowed``: only what is indexed and not forgotten
+        is mapped.
+        """
         self.name = name
         self.columns = Columns()
+        self.first = 0
+        """So many records were forgotten: the first of the columns has this index in the capture."""
         self.damage: list[Damage] = []
         self.interfaces: list[Interface] = []
         self.size = 0
         """Bytes that are indexed."""
+        self.is_full = False
+        """Whether there was more than ``spool_limit``."""
         self._fd = fd
         self._source = source
+        self._is_windowed = windowed
+        self._spool_limit = spool_limit
         self._sections: list[_SectionStart] = []
         self._map: mmap.mmap | None = None
+        self._base = 0  # where in the file the mapping starts
 
     @classmethod
-    def open(cls, source: str | os.PathLike[str]) -> Self:
-        """Open a path, ``-`` or ``unix:PATH``; nothing is read before :meth:`update`."""
+    def open(cls, source: str | os.PathLike[str], *, windowed: bool = False, spool_limit: int = 0) -> Self:
+        """Open a path, ``-`` or ``unix:PATH``; nothing is read before :meth:`update`.
+
+        A path that is no file, such as a FIFO, is read like a pipe; opening it waits for whoever writes.
+        """
         name = os.fspath(source)
         try:
-            if name == "-" or name.startswith("unix:"):
-                with tempfile.TemporaryFile(prefix="vmbus-spool-") as spool:
-                    return cls(os.dup(spool.fileno()), name, open_source(name))
-            return cls(os.open(name, os.O_RDONLY | os.O_CLOEXEC), name)
+            if is_file(name):
+                return cls(os.open(name, os.O_RDONLY | os.O_CLOEXEC), name, windowed=windowed)
+            with tempfile.TemporaryFile(prefix="vmbus-spool-") as spool:
+                opened = open_source(name)
+                return cls(os.dup(spool.fileno()), name, opened, windowed=windowed, spool_limit=spool_limit)
         except OSError as error:
             raise CannotOpen(f"cannot open {name}: {error.strerror or error}") from error
 
@@ -86,6 +132,11 @@ class CaptureStore:
     def is_live(self) -> bool:
         """Whether more can come from a pipe or a stream."""
         return self._source is not None
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the file, or of what was spooled so far."""
+        return os.fstat(self._fd).st_size
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -106,53 +157,85 @@ class CaptureStore:
         """Index what is new, and return how many records that is; does not block.
 
         The last block may not be whole yet and then waits. With ``final`` no more comes, and what is left is damage.
-        ``at_most`` bytes are indexed if it is given, so that a caller can show what is there already.
+        ``at_most`` bytes are indexed if it is given (more, if one block is longer), so that a caller can show what is
+        there already.
         Raises :class:`NotACapture` when there is no block in the capture, once that is certain.
         """
         before = len(self.columns)
         if self._source is not None:
             self._spool(final)
-        size = os.fstat(self._fd).st_size
-        if size > self.size:
-            if self._map is None or size != len(self._map):
-                self._map = mmap.mmap(self._fd, size, access=mmap.ACCESS_READ)
-            end = size if at_most is None else min(size, self.size + at_most)
-            self._index(end, final and end == size)
-        if final and not self._sections and not len(self.columns) and not self.size:
+        size, start = self.file_size, self.size
+        while self.size == start < size:
+            end = size if at_most is None else min(size, start + at_most)
+            self._reach(end if self._is_windowed else size)
+            self._index(end, size, final)
+            if at_most is None or end == size:
+                break
+            at_most *= 2
+        if final and not self._sections and not self.first and not len(self.columns) and not self.size:
             raise NotACapture(f"{self.name} is not a pcapng capture: it is empty")
         return len(self.columns) - before
+
+    def forget(self) -> None:
+        """Drop what is known of the records so far; those that come next have indices from 0 again."""
+        self.first += len(self.columns)
+        self.columns = Columns()
+        del self._sections[:-1]
+        self.damage.clear()
+        if self._is_windowed:
+            self._map = None
+            self._base = self.size - self.size % mmap.ALLOCATIONGRANULARITY
 
     def record(self, index: int) -> Record:
         """The record of an index, parsed; ``IndexError`` beyond the last."""
         if not 0 <= index < len(self.columns):
             raise IndexError(f"there is no record {index}")
-        start = self._sections[bisect_right(self._sections, index, key=lambda start: start.record) - 1]
+        place = self.first + index
+        start = self._sections[bisect_right(self._sections, place, key=lambda start: start.record) - 1]
         block = self._block(int(self.columns.offset[index]), start.order)
-        return packet_record(block, start.section.interfaces, index + 1)
+        return packet_record(block, start.section.interfaces, place + 1)
 
     def data(self, index: int) -> bytes:
         """Pseudo-header and body of a record, as they are in the file."""
         assert self._map is not None
-        at = self.data_offset(index)
+        at = self.data_offset(index) - self._base
         return self._map[at : at + int(self.columns.length[index])]
 
     def data_offset(self, index: int) -> int:
         """Where in the file the pseudo-header of a record starts, in bytes."""
         assert self._map is not None
-        at = int(self.columns.offset[index])
-        return at + (12 if self._map[at : at + 4] in (b"\3\0\0\0", b"\0\0\0\3") else 28)
+        offset = int(self.columns.offset[index])
+        at = offset - self._base
+        return offset + (12 if self._map[at : at + 4] in (b"\3\0\0\0", b"\0\0\0\3") else 28)
+
+    def words_at(self, places: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """The little-endian 32-bit words at places of the file; those outside of what is mapped are 0."""
+        if self._map is None:
+            return np.zeros(len(places), np.uint32)
+        area = np.frombuffer(self._map, np.uint8)
+        at = places.astype(np.int64) - self._base
+        at[(at < 0) | (at + 4 > len(area))] = -1
+        parts = [area[at + shift].astype(np.uint32) << np.uint32(8 * shift) for shift in range(4)]
+        found: NDArray[np.uint32] = np.where(at < 0, np.uint32(0), parts[0] | parts[1] | parts[2] | parts[3])
+        return found
 
     def _block(self, offset: int, order: str) -> Block:
-        assert self._map is not None
-        block_type, length = struct.unpack_from(order + "II", self._map, offset)
-        end = offset + length
-        if 12 <= length <= len(self._map) - offset and struct.unpack_from(order + "I", self._map, end - 4)[0] == length:
-            return Block(offset, block_type, self._map[offset + 8 : end - 4], order)
+        head = os.pread(self._fd, 8, offset)
+        block_type, length = struct.unpack(order + "II", head)
+        if 12 <= length <= MAX_BLOCK:
+            rest = os.pread(self._fd, length - 8, offset + 8)
+            if len(rest) == length - 8 and struct.unpack_from(order + "I", rest, length - 12)[0] == length:
+                return Block(offset, block_type, rest[:-4], order)
         # One of the lengths is wrong: the walker knows how to tell which.
-        window = BytesIO(self._map[offset : offset + MAX_BLOCK])
+        window = _Window(self._fd, offset, offset + MAX_BLOCK)
         found = next(iter(BlockWalker(window, start=offset, order=order)))
         assert isinstance(found, Block)
         return found
+
+    def _reach(self, end: int) -> None:
+        """Map the file up to a place, from where it is not forgotten."""
+        if self._map is None or end - self._base > len(self._map):
+            self._map = mmap.mmap(self._fd, end - self._base, access=mmap.ACCESS_READ, offset=self._base)
 
     def _spool(self, to_the_end: bool) -> None:
         """Move what a pipe or stream has for us into the file."""
@@ -161,39 +244,44 @@ class CaptureStore:
         poller.register(self._source.fileno(), select.POLLIN)
         while to_the_end or poller.poll(0):
             piece = self._source.read(_SPOOL_PIECE)
-            if not piece:
+            if piece and self._spool_limit and self.file_size + len(piece) > self._spool_limit:
+                self.is_full = True
+            if not piece or self.is_full:
                 self._source.close()
                 self._source = None
                 return
-            write_all(self._fd, piece)
+            try:
+                write_all(self._fd, piece)
+            except OSError as error:
+                raise CannotSpool(f"cannot keep what {self.name} sends: {error.strerror or error}") from error
 
     # Indexing
 
-    def _index(self, size: int, final: bool) -> None:
-        """Walk from ``self.size`` to ``size``, quickly where the file is as we write it."""
-        while self.size < size:
+    def _index(self, end: int, size: int, final: bool) -> None:
+        """Walk from ``self.size`` to ``end`` in a file of ``size`` bytes, quickly where it is as we write it."""
+        while self.size < end:
             if self.size and not self.size & 3 and self._sections and self._sections[-1].order == "<":
-                self._walk_words(size)
-                if self.size >= size or (not final and self._may_be_growing(size)):
+                self._walk_words(end)
+                if self.size >= end or ((end < size or not final) and self._goes_beyond(end)):
                     return
-            if not self._walk_blocks(size, final):
+            if not self._walk_blocks(end, size, final):
                 return
 
-    def _may_be_growing(self, size: int) -> bool:
-        """Whether the block at ``self.size`` looks like one that is not whole yet."""
+    def _goes_beyond(self, end: int) -> bool:
+        """Whether the block at ``self.size`` looks like one of which only a part is there before ``end``."""
         assert self._map is not None
-        if size - self.size < 12:
+        if end - self.size < 12:
             return True
-        block_type, length = struct.unpack_from("<II", self._map, self.size)
-        return block_type in KNOWN_TYPES and 12 <= length <= MAX_BLOCK and not length & 3 and self.size + length > size
+        block_type, length = struct.unpack_from("<II", self._map, self.size - self._base)
+        return block_type in KNOWN_TYPES and 12 <= length <= MAX_BLOCK and not length & 3 and self.size + length > end
 
-    def _walk_words(self, size: int) -> None:
+    def _walk_words(self, end: int) -> None:
         """Follow little-endian, aligned blocks up to the first that is not whole or not sound."""
         assert self._map is not None
-        count = size // 4
+        count = (end - self._base) // 4
         words = np.frombuffer(self._map, "<u4", count)
         quick = memoryview(self._map)[: count * 4].cast("I")
-        at = self.size // 4
+        at = (self.size - self._base) // 4
         longest = MAX_BLOCK // 4
         while at + 3 <= count:
             starts: list[int] = []
@@ -217,10 +305,10 @@ class CaptureStore:
             if wrong.any():
                 first = int(wrong.argmax())
                 self._take_words(words, index[:first])
-                self.size = int(index[first]) * 4
+                self.size = self._base + int(index[first]) * 4
                 break
             self._take_words(words, index)
-            self.size = at * 4
+            self.size = self._base + at * 4
         quick.release()
 
     def _take_words(self, words: Words, index: NDArray[np.int64]) -> None:
@@ -231,20 +319,20 @@ class CaptureStore:
         for other in others:
             self._take_packets(words, index[begin:other])
             begin = int(other) + 1
-            self._take_block(self._block(int(index[other]) * 4, "<"))
+            self._take_block(self._block(self._base + int(index[other]) * 4, "<"))
         self._take_packets(words, index[begin:])
 
     def _take_packets(self, words: Words, index: NDArray[np.int64]) -> None:
         if len(index):
             start = self._sections[-1]
-            self.columns.append(len(index), gather(words, index, start.section.interfaces, start.interface))
+            values = gather(words, index, start.section.interfaces, start.interface, self._base)
+            self.columns.append(len(index), values)
 
     # The slow way
 
-    def _walk_blocks(self, size: int, final: bool) -> bool:
+    def _walk_blocks(self, end: int, size: int, final: bool) -> bool:
         """Take blocks one by one until the quick way can go on; False when there is nothing more to take."""
-        assert self._map is not None
-        window = _Window(self._map, self.size, size)
+        window = _Window(self._fd, self.size, size)
         order = self._sections[-1].order if self._sections else "<"
         for item in self._items(BlockWalker(window, self.name, start=self.size, order=order), final):
             if isinstance(item, Damage):
@@ -255,8 +343,11 @@ class CaptureStore:
                 continue
             self._take_block(item)
             self.size = item.offset + len(item.body) + 12
+            self._reach(self.size)
             if item.order == "<" and not self.size & 3 and not item.remark:
                 return True
+            if self.size >= end:
+                return False
         return False
 
     @staticmethod
@@ -277,8 +368,11 @@ class CaptureStore:
                 self._begin_section(Section(), block.order)
             section = self._sections[-1].section
             if block.block_type in PACKET_BLOCKS:
-                record = packet_record(block, section.interfaces, len(self.columns) + 1)
+                record = packet_record(block, section.interfaces, self.first + len(self.columns) + 1)
                 self.columns.append(1, describe(record, section.interfaces, self._sections[-1].interface))
+                return
+            if block.block_type not in KNOWN_TYPES and not block.block_type & LOCAL_USE:
+                self.damage.append(unknown_block(block))
                 return
             section.follow(block)
             if block.block_type == blocks.INTERFACE_DESCRIPTION:
@@ -287,19 +381,19 @@ class CaptureStore:
             self.damage.append(Damage(block.offset, len(block.body) + 12, "a block is too short for its type"))
 
     def _begin_section(self, section: Section, order: str) -> None:
-        self._sections.append(_SectionStart(len(self.columns), len(self.interfaces), section, order))
+        self._sections.append(_SectionStart(self.first + len(self.columns), len(self.interfaces), section, order))
 
 
 class _Window:
-    """A part of the mapped file, as something to read from."""
+    """A part of the file, as something to read from."""
 
-    def __init__(self, area: mmap.mmap, start: int, end: int) -> None:
-        self._area = area
+    def __init__(self, fd: int, start: int, end: int) -> None:
+        self._fd = fd
         self._at = start
         self._end = end
 
     def read(self, size: int, /) -> bytes:
-        piece = self._area[self._at : min(self._at + size, self._end)]
+        piece = os.pread(self._fd, max(min(size, self._end - self._at), 0), self._at)
         self._at += len(piece)
         return piece
 
