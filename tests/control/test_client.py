@@ -269,6 +269,31 @@ class TestChannels:
         )
         assert guest.client.channels[1].connection_id == 6
 
+    def test_redirected_interrupts_have_event_flags_of_their_own(self, guest):
+        guest.connect(Version.V6_0, SIGNAL | REDIRECT)
+        channels = [guest.offered(channel_id) for channel_id in (7, 8, 9)]
+
+        def opened_with(channel_id, **wish):
+            guest >> (lambda: guest.client.open(channel_id, 1, 0, redirect_interrupt=True, **wish))
+            return guest.messages.pop().event_flag
+
+        assert [opened_with(channel_id) for channel_id in channels] == [1, 2, 3]
+        # What fails, closes or goes gives its flag back.
+        (guest >> control.OpenResult(channel_id=7, open_id=1, status=1)).ignore()
+        (guest >> control.RescindChannelOffer(channel_id=8)).ignore()
+        (guest >> control.OpenResult(channel_id=9, open_id=1, status=0)).ignore()
+        assert [guest.client.channels[channel_id].redirected_flag for channel_id in channels] == [None, None, 3]
+        with pytest.raises(errors.Misuse):
+            guest.client.open(7, 1, 0, redirect_interrupt=True, event_flag=3)
+        (guest >> (lambda: guest.client.close(9))).ignore()
+        assert (opened_with(9), opened_with(7, event_flag=3)) == (1, 3)
+
+    def test_where_a_guest_cannot_choose_the_redirected_flag_is_the_channel_id(self, guest):
+        guest.connect(Version.V6_0, REDIRECT)
+        guest.offered(7)
+        guest >> (lambda: guest.client.open(7, 1, 0, redirect_interrupt=True)) << control.OpenChannel2
+        assert guest.client.channels[7].redirected_flag == 7
+
     def test_with_the_feature_and_without_a_wish_the_usual_parameters_are_said(self, guest):
         guest.connect(Version.V6_0, SIGNAL)
         guest.offered(1)
@@ -477,9 +502,16 @@ class TestTheRest:
     def test_an_unload_ends_a_pause(self, guest):
         guest.connect(Version.V6_0, FeatureFlags.PAUSE_RESUME)
         guest >> (lambda: guest.client.pause()) << control.Pause()
-        guest >> (lambda: guest.client.tl_connect(UUID(int=1), UUID(int=2)))
         guest >> (lambda: guest.client.unload()) << control.Unload()
         guest >> control.UnloadComplete() << ev.UnloadFinished()
+
+    def test_what_waited_is_said_before_an_unload(self, guest):
+        guest.connect(Version.V6_0, FeatureFlags.PAUSE_RESUME)
+        guest.offered(1)
+        guest >> (lambda: guest.client.pause()) << control.Pause()
+        # It outlives the connection, so the host has to hear of it.
+        guest >> (lambda: guest.client.open_reserved(1, 5, 1, target_vp=2, target_sint=3))
+        guest >> (lambda: guest.client.unload()) << control.Resume() << control.OpenReservedChannel << control.Unload()
 
     def test_a_socket_to_the_host(self, guest):
         guest.connect(Version.V5_3)
@@ -558,6 +590,20 @@ class TestReserved:
         (guest >> (lambda: guest.client.close_reserved(1, target_vp=2, target_sint=3))).ignore()
         guest >> control.CloseReservedResponse(channel_id=1) << ev.ReservedClosed(1)
         assert guest.client.channels[1].state is GuestChannel.OFFERED
+
+    def test_its_rescind_counts_even_if_it_crosses_the_unload(self, guest):
+        guest.connect()
+        guest.offered(1)
+        guest.offered(2)
+        (guest >> (lambda: guest.client.open_reserved(1, 5, 1, target_vp=2, target_sint=3))).ignore()
+        (guest >> (lambda: guest.client.unload())).ignore()
+        for nothing in (2, 3):
+            guest >> control.RescindChannelOffer(channel_id=nothing)
+        guest >> control.RescindChannelOffer(channel_id=1) << ev.OpenFinished(1, Status.UNSUCCESSFUL)
+        guest << ev.ChannelRescinded(1)
+        # It would come back as another offer with the same id.
+        guest >> control.UnloadComplete() << ev.UnloadFinished()
+        assert not guest.client.channels
 
     def test_a_rescinded_one_is_closed_quietly(self, guest):
         guest.connect()

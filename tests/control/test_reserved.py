@@ -57,8 +57,15 @@ def test_it_exists_from_4_0_on(host):
 def test_only_a_closed_channel_can_be_reserved(host, opening):
     host.connect().open(1)
     violated(host >> open_reserved(), errors.IllegalChannelState)
-    (host >> control.CloseChannel(channel_id=1)).ignore()
-    violated(host >> open_reserved(), errors.IllegalChannelState)
+
+
+def test_a_guest_that_cannot_know_whether_its_close_is_finished_is_refused_and_told(host):
+    host.connect().open(1)
+    host >> control.CloseChannel(channel_id=1) << ev.CloseRequested(1)
+    host >> open_reserved() << control.OpenResult(channel_id=1, open_id=0, status=Status.UNSUCCESSFUL)
+    assert host.sent[0][1:3] == (2, 3)
+    host >> (lambda: host.server.close_finished(1))
+    host >> open_reserved() << ev.OpenRequested
 
 
 def test_the_two_kinds_of_close_do_not_mix(host):
@@ -176,6 +183,24 @@ def test_one_that_is_rescinded_after_unload_says_so_when_it_is_closed_in_the_nex
     host >> control.RequestOffers() << ev.OffersRequested() << control.AllOffersDelivered()
     host >> close_reserved() << CLOSED << control.RescindChannelOffer(channel_id=1)
     host >> control.RelIdReleased(channel_id=1) << ev.ChannelReleased(1, gone=False) << OfferChannel
+
+
+def test_a_kernel_that_was_not_offered_it_does_not_hear_that_it_goes(host):
+    reserve(host.connect())
+    # A second kernel, begun by the first one's crash.
+    host.connect(Version.V0_13)
+    host >> (lambda: host.server.rescind(1))
+    host >> (lambda: host.server.reset()) << ev.ChannelReleased(1, gone=True)
+    host << ev.Disconnected() << ev.ResetFinished()
+
+
+def test_a_guest_that_still_waits_for_its_answer_is_told_in_the_next_connection_too(host):
+    host.connect().share(1)
+    (host >> open_reserved()).ignore()
+    host.connect()
+    host >> (lambda: host.server.rescind(1))
+    host << control.OpenResult(channel_id=1, open_id=0, status=Status.UNSUCCESSFUL)
+    host << control.RescindChannelOffer(channel_id=1)
 
 
 def test_a_rescind_answers_a_close(host):

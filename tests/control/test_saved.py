@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -241,10 +242,35 @@ class TestHost:
         close = control.CloseReservedChannel(channel_id=1, target_vp=4, target_sint=5)
         host >> close << ev.CloseRequested(1)
         for limit in ({"max_version": Version.V4_1}, {"features": FeatureFlags(0)}):
-            host.server.offers.channels[1].reserved_version = int(Version.V6_0)
-            host.server.offers.channels[1].reserved_features = 1
+            channel = host.server.offers.channels[1]
+            channel.reserved = replace(channel.reserved, version=Version.V6_0, features=FeatureFlags(1))
             with pytest.raises(errors.BadSavedState):
                 ControlServer(ServerConfig(**limit)).restore(host.server.save())
+
+    def test_a_reserved_channel_that_another_kernel_was_not_offered(self, host):
+        host.connect().share(1)
+        reserved = control.OpenReservedChannel(
+            channel_id=1, target_vp=2, target_sint=3, ring_gpadl_id=10, downstream_page_offset=1
+        )
+        (host >> reserved).ignore()
+        (host >> (lambda: host.server.open_finished(1))).ignore()
+        host.connect(Version.V0_13)
+        restart(host)
+        # Its device does not come back, and the second kernel never knew of it.
+        finish(host)
+        assert state(host) is HostChannel.RESCINDED
+
+    def test_a_state_that_does_not_say_whether_a_reserved_channel_has_outlived_its_connection(self, host):
+        host.connect().share(1)
+        reserved = control.OpenReservedChannel(
+            channel_id=1, target_vp=2, target_sint=3, ring_gpadl_id=10, downstream_page_offset=1
+        )
+        (host >> reserved).ignore()
+        saved = host.server.save()
+        del saved["channels"][0]["reserved_is_orphan"]
+        host.server = ControlServer()
+        host.server.restore(saved)
+        assert not host.server.offers.channels[1].reserved.is_orphan
 
     def test_what_a_relay_had_not_confirmed_is_asked_again(self, make_host):
         host = make_host(confirm=True)
@@ -367,6 +393,28 @@ class TestGuest:
         guest >> (lambda: guest.client.close(1)) << control.CloseChannel(channel_id=1)
         (guest >> (lambda: guest.client.teardown_gpadl(gpadl_id))).ignore()
         guest >> control.GpadlTorndown(gpadl_id=gpadl_id) << gev.GpadlTornDown(1, gpadl_id)
+
+    def test_a_redirected_event_flag_is_kept(self, guest):
+        guest.connect(Version.V6_0, 0x3)
+        for channel_id in (4, 5):
+            guest.offered(channel_id)
+        (guest >> (lambda: guest.client.open(5, 1, 0, redirect_interrupt=True))).ignore()
+        state = json.loads(json.dumps(guest.client.save()))
+        guest.client = ControlClient()
+        guest.client.restore(state)
+        assert guest.client.channels[5].redirected_flag == 1
+        (guest >> (lambda: guest.client.open(4, 1, 0, redirect_interrupt=True))).ignore()
+        assert guest.client.channels[4].redirected_flag == 2
+
+    def test_a_state_of_a_program_that_did_not_count_event_flags(self, guest):
+        guest.connect()
+        guest.offered(1)
+        state = guest.client.save()
+        for key in ("event_flag", "is_redirected"):
+            del state["channels"][0][key]
+        guest.client = ControlClient()
+        guest.client.restore(state)
+        assert guest.client.channels[1].redirected_flag is None
 
     def test_questions_are_answered_afterwards(self, guest):
         guest.connect(Version.V6_0, FeatureFlags.MODIFY_CONNECTION)

@@ -62,7 +62,7 @@ from vmbus.wire.control_values import (
     Version,
 )
 from vmbus.wire.offer import HvsockUserDefined, OfferChannel, OfferChannelPre7, OfferFlags
-from vmbus.wire.schema import NIL_GUID, Buffer
+from vmbus.wire.schema import NIL_GUID, Buffer, Format
 
 _WITHOUT_A_CONNECTION = frozenset(
     {
@@ -107,9 +107,10 @@ class ControlClient(ClientSaved):
                 raise WrongDirection(f"{message.message_type} is a message that only guests send")
             if self.is_connected or message.message_type in _WITHOUT_A_CONNECTION:
                 handler(message.body)
-            elif self.connection is not GuestConnection.DISCONNECTING:
+            elif self.connection is GuestConnection.DISCONNECTING:
+                self._on_crossing(message.body)
+            else:
                 raise UnsolicitedMessage(f"{message.message_type} came without a connection")
-            # else it crossed our unload
         except Violation as error:
             self._emit(HostViolation(error, payload))
         return self._take_events()
@@ -259,8 +260,10 @@ class ControlClient(ClientSaved):
             # Without a confirmation, a late answer to this contact would be taken for one to the next.
             self._unload_when_answered = True
             return self._take_events()
+        if self._held:
+            self.resume()  # what waited may be about reserved channels, which stay
         self._advance(Step.UNLOAD)
-        self._held = None  # an unload ends a pause, and nothing of what waited matters any more
+        self._held = None  # an unload ends a pause
         self._send(control.Unload())
         if not confirmed:
             self._on_unload_complete()
@@ -280,6 +283,13 @@ class ControlClient(ClientSaved):
         self.monitor_pages, self.host_monitor_pages = None, False
         self.version, self.features = None, NO_FEATURES
         self._emit(UnloadFinished())
+
+    def _on_crossing(self, body: Format) -> None:
+        """What the host said before it heard of our unload matters to reserved channels alone: those stay."""
+        if isinstance(body, control.RescindChannelOffer):
+            channel = self.channels.get(body.channel_id)
+            if channel is not None and channel.state in RESERVED:
+                self._on_rescind(body)
 
     def modify_connection(self, monitor_pages: MonitorPages | None) -> None:
         """Use other monitor pages, or none.  ``ConnectionModified`` follows."""

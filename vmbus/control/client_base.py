@@ -70,6 +70,10 @@ class ClientChannel:
     """What the guest signals; an open request may change it."""
     state: GuestChannel = GuestChannel.OFFERED
     open_id: int = 0
+    event_flag: int = 0
+    """What the host sets to interrupt the guest, from the last open request on."""
+    is_redirected: bool = False
+    """The last open request asked for its interrupts at the redirected SINT."""
     modifying: bool = False
     released: bool = False
     """The driver has let go; the host hears of it when nothing is due any more."""
@@ -82,6 +86,12 @@ class ClientChannel:
     @property
     def name(self) -> str:
         return f"channel {self.offer.channel_id}"
+
+    @property
+    def redirected_flag(self) -> int | None:
+        """The event flag of the redirected SINT that is its own, while it is open or being opened."""
+        in_use = self.state in (GuestChannel.OPENING, GuestChannel.OPEN)
+        return self.event_flag if self.is_redirected and in_use else None
 
     def advance(self, step: Step) -> GuestChannel:
         self.state = advance(GUEST_CHANNEL, self.state, step, WrongState, self.name)

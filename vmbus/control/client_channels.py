@@ -8,6 +8,7 @@ Source: openvmm ``vmbus_client/src/lib.rs`` (``handle_open_channel``, ``handle_g
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 from vmbus.control.client_base import ClientBase, ClientChannel, ClientGpadl
 from vmbus.control.errors import (
@@ -151,7 +152,7 @@ class ClientChannels(ClientBase):
 
         ``target_vp``: the processor to interrupt, None to poll.  ``event_flag`` and ``connection_id`` choose how each
         end is signalled, and need GUEST_SPECIFIED_SIGNAL_PARAMETERS; ``redirect_interrupt`` needs
-        CHANNEL_INTERRUPT_REDIRECTION.
+        CHANNEL_INTERRUPT_REDIRECTION, and the channel's ``redirected_flag`` says which flag to look at then.
         """
         self._require(MessageType.OPEN_CHANNEL)
         channel = self._own(channel_id)
@@ -161,8 +162,15 @@ class ClientChannels(ClientBase):
             raise NotNegotiated("the host does not redirect interrupts")
         if channel.released:
             raise WrongState(f"{channel.name} is being released")
+        if event_flag is None:
+            # The redirected SINT is another layer's: its flags are numbered by themselves.
+            own = redirect_interrupt and self.features & _SIGNAL
+            event_flag = self._free_redirected_flag() if own else channel_id
+        elif redirect_interrupt and event_flag in self._redirected_flags():
+            raise Misuse(f"event flag {event_flag} of the redirected SINT belongs to another channel")
         channel.advance(Step.OPEN)
         channel.open_id = channel.open_id + 1 & 0xFFFFFFFF
+        channel.event_flag, channel.is_redirected = event_flag, redirect_interrupt
         channel.connection_id = self._signals(channel.offer) if connection_id is None else connection_id
         request = control.OpenChannel2(
             channel_id=channel_id,
@@ -172,10 +180,18 @@ class ClientChannels(ClientBase):
             downstream_page_offset=downstream_page_offset,
             user_data=user_data,
             connection_id=channel.connection_id,
-            event_flag=channel_id if event_flag is None else event_flag,
+            event_flag=event_flag,
             flags=OpenChannelFlags.REDIRECT_INTERRUPT if redirect_interrupt else OpenChannelFlags(0),
         )
         self._send(request if self.features & (_SIGNAL | _REDIRECT) else control.OpenChannel.parse(request.build()))
+
+    def _redirected_flags(self) -> set[int]:
+        return {channel.redirected_flag for channel in self.channels.values() if channel.redirected_flag is not None}
+
+    def _free_redirected_flag(self) -> int:
+        """The lowest that no channel has (openvmm ``allocate_event_flag``): there are as many as there are channels."""
+        taken = self._redirected_flags()
+        return next(flag for flag in count(1) if flag not in taken)
 
     def open_reserved(
         self, channel_id: int, ring_gpadl_id: int, downstream_page_offset: int, *, target_vp: int, target_sint: int

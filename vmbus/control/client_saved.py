@@ -100,6 +100,9 @@ class ClientSaved(ClientChannels):
             int(saved["connection_id"]),
             GuestChannel[saved["state"]],
             open_id=int(saved["open_id"]),
+            # Older states do not say.
+            event_flag=int(saved.get("event_flag", 0)),
+            is_redirected=bool(saved.get("is_redirected", False)),
             modifying=bool(saved["modifying"]),
             released=bool(saved["released"]),
         )
@@ -119,6 +122,8 @@ def _channel_to_json(channel: ClientChannel) -> dict[str, Any]:
         "connection_id": channel.connection_id,
         "state": channel.state.name,
         "open_id": channel.open_id,
+        "event_flag": channel.event_flag,
+        "is_redirected": channel.is_redirected,
         "modifying": channel.modifying,
         "released": channel.released,
         "gpadls": [[gpadl.gpadl_id, gpadl.state.name] for gpadl in channel.gpadls.values()],

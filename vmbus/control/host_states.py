@@ -151,6 +151,8 @@ HOST_CHANNEL: Table[HostChannel] = {
     HostChannel.CLOSING: {
         # There is no answer to a close, so an open may come before the device has let go.
         Step.OPEN: HostChannel.REOPENING,
+        # The same for a reserved channel, but nobody could end that wait: it is refused.
+        Step.OPEN_RESERVED: HostChannel.CLOSING,
         Step.CLOSED: HostChannel.OFFERED,
         Step.RESCIND: HostChannel.RESCINDED,
         Step.RELEASE: HostChannel.CLOSING_RELEASED,

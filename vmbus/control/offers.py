@@ -25,6 +25,7 @@ from vmbus.wire.control_values import (
     MAX_CHANNEL_ID,
     NO_MONITOR,
     FeatureFlags,
+    Version,
     signal_connection_id,
 )
 from vmbus.wire.offer import (
@@ -103,6 +104,19 @@ class OpenRequest:
     redirect_interrupt: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """That a channel is in use as a reserved one, outside of any connection (openvmm ``ReservedState``)."""
+
+    target: Target
+    """Where answers about it go."""
+    version: Version
+    features: FeatureFlags
+    """What the connection spoke in which it was opened."""
+    is_orphan: bool = False
+    """That connection is over.  Who is connected now may be another kernel, which was not offered the channel."""
+
+
 class Restoring(Enum):
     """Where a channel stands between ``restore`` and ``finish_restore`` (openvmm ``RestoreState``)."""
 
@@ -125,11 +139,8 @@ class Channel:
     """How it is open or being opened."""
     reopen: OpenRequest | None = None
     """How it is to be opened again, in state REOPENING."""
-    reserved: Target | None = None
+    reserved: Reserved | None = None
     """Not None while it is in use as a reserved channel."""
-    reserved_version: int = 0
-    reserved_features: int = 0
-    """What the connection spoke when it was opened as a reserved channel."""
     modifying: bool = False
     """A ModifyChannelRequested is not answered yet."""
     pending_vp: int | None = None
@@ -139,6 +150,20 @@ class Channel:
     @property
     def name(self) -> str:
         return f"channel {self.channel_id}"
+
+    @property
+    def answers_to(self) -> Target | None:
+        """Where answers about it go; None: where all messages of the connection go."""
+        return self.reserved.target if self.reserved else None
+
+    @property
+    def is_orphan(self) -> bool:
+        """It is open as a reserved channel, and its connection is over."""
+        return self.state is HostChannel.OPEN and self.reserved is not None and self.reserved.is_orphan
+
+    def forget_requests(self) -> None:
+        """No device has it open, or will."""
+        self.request = self.reopen = self.reserved = None
 
     def offer_message(self, features: FeatureFlags, *, monitored: bool) -> OfferChannel:
         """The offer, without what this connection cannot use (openvmm ``send_offer``)."""
@@ -180,7 +205,7 @@ class Channel:
             connection_id=self.connection_id if request.connection_id is None else request.connection_id,
             monitor=monitor,
             redirect_interrupt=request.redirect_interrupt,
-            reserved=self.reserved,
+            reserved=self.answers_to,
         )
 
     def with_target_vp(self, target_vp: int) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from vmbus.control.host_events import MonitorPages
 from vmbus.control.host_states import HostChannel, HostGpadl
-from vmbus.control.offers import Channel, OfferKey, OfferTraits, OpenRequest
+from vmbus.control.offers import Channel, OfferKey, OfferTraits, OpenRequest, Reserved
 from vmbus.control.outbox import OutgoingMessage, Target
 from vmbus.control.server_base import ConnectionInfo, Contact
 from vmbus.control.server_gpadls import ServerGpadl
@@ -124,6 +124,29 @@ def _request_from_json(value: Json | None) -> OpenRequest | None:
     )
 
 
+def _reserved_to_json(reserved: Reserved | None) -> Json:
+    if reserved is None:
+        return {"reserved": None}
+    return {
+        "reserved": list(reserved.target),
+        "reserved_version": int(reserved.version),
+        "reserved_features": int(reserved.features),
+        "reserved_is_orphan": reserved.is_orphan,
+    }
+
+
+def _reserved_from_json(value: Json) -> Reserved | None:
+    if value["reserved"] is None:
+        return None
+    return Reserved(
+        target_from_json(value["reserved"]),
+        Version(_number(value["reserved_version"], 32)),
+        FeatureFlags(_number(value["reserved_features"], 32)),
+        # Older states do not say.
+        bool(value.get("reserved_is_orphan", False)),
+    )
+
+
 def channel_to_json(channel: Channel) -> Json:
     traits = channel.traits
     return {
@@ -137,9 +160,7 @@ def channel_to_json(channel: Channel) -> Json:
         "state": channel.state.name,
         "request": _request_to_json(channel.request),
         "reopen": _request_to_json(channel.reopen),
-        "reserved": list(channel.reserved) if channel.reserved else None,
-        "reserved_version": channel.reserved_version,
-        "reserved_features": channel.reserved_features,
+        **_reserved_to_json(channel.reserved),
         "modifying": channel.modifying,
         "pending_vp": channel.pending_vp,
     }
@@ -165,9 +186,7 @@ def channel_from_json(value: Json) -> Channel:
         state=HostChannel[value["state"]],
         request=_request_from_json(value["request"]),
         reopen=_request_from_json(value["reopen"]),
-        reserved=target_from_json(value["reserved"]) if value["reserved"] else None,
-        reserved_version=_number(value["reserved_version"], 32),
-        reserved_features=_number(value["reserved_features"], 32),
+        reserved=_reserved_from_json(value),
         modifying=bool(value["modifying"]),
         pending_vp=_optional(value["pending_vp"], 32),
     )

@@ -8,6 +8,8 @@ Source: openvmm ``vmbus_server/src/channels.rs`` (``offer_channel``, ``handle_op
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vmbus.control.errors import (
     ChannelAlreadyOpen,
     ChannelNotOpen,
@@ -23,7 +25,7 @@ from vmbus.control.errors import (
 )
 from vmbus.control.host_events import ChannelReleased, CloseRequested, ModifyChannelRequested, OpenRequested
 from vmbus.control.host_states import HOST_CHANNEL, HostChannel
-from vmbus.control.offers import Channel, OpenRequest
+from vmbus.control.offers import Channel, OpenRequest, Reserved
 from vmbus.control.outbox import Target
 from vmbus.control.server_gpadls import ServerGpadls
 from vmbus.control.transitions import Step, advance
@@ -105,23 +107,30 @@ class ServerChannels(ServerGpadls):
 
     def _on_open_reserved(self, body: control.OpenReservedChannel) -> None:
         channel = self.offers.named_by_guest(body.channel_id)
-        if _step(channel, Step.OPEN_RESERVED, IllegalChannelState) is HostChannel.OPENING:
-            channel.reserved = Target(body.target_vp, body.target_sint & 0xFF)
-            channel.reserved_version, channel.reserved_features = int(self.version or 0), int(self.features)
-            # A reserved channel is polled (openvmm: "this matches Hyper-V behavior").
-            request = OpenRequest(0, body.ring_gpadl_id, body.downstream_page_offset, INTERRUPTS_DISABLED, bytes(120))
-            self._request_open(channel, request)
+        target = Target(body.target_vp, body.target_sint & 0xFF)
+        match _step(channel, Step.OPEN_RESERVED, IllegalChannelState):
+            case HostChannel.OPENING:
+                assert self.version is not None  # the message is known only where one is spoken
+                channel.reserved = Reserved(target, self.version, self.features)
+                # A reserved channel is polled (openvmm: "this matches Hyper-V behavior").
+                ring = body.ring_gpadl_id, body.downstream_page_offset
+                self._request_open(channel, OpenRequest(0, *ring, INTERRUPTS_DISABLED, bytes(120)))
+            case HostChannel.CLOSING:
+                result = control.OpenResult(channel_id=channel.channel_id, open_id=0, status=Status.UNSUCCESSFUL)
+                self._send(result, target)
+            case _:
+                pass  # rescinded: the guest will notice
 
     def _open_finished(self, channel: Channel, status: Status) -> None:
         step = Step.OPENED if status.succeeded else Step.OPEN_FAILED
         if step not in HOST_CHANNEL[channel.state]:
             self._stray(f"{channel.name} was opened, but nobody asked for it")
             return
-        request, reserved = channel.request, channel.reserved
+        request = channel.request
         guest_waits = channel.state is HostChannel.OPENING
         if guest_waits and request is not None:
             answer = control.OpenResult(channel_id=channel.channel_id, open_id=request.open_id, status=status)
-            self._send(answer, reserved)
+            self._send(answer, channel.answers_to)
         match _step(channel, step, IllegalChannelState):
             case HostChannel.CLOSING_RELEASED:
                 self._emit(CloseRequested(channel.channel_id))
@@ -142,19 +151,19 @@ class ServerChannels(ServerGpadls):
 
     def _on_close_reserved(self, body: control.CloseReservedChannel) -> None:
         channel = self.offers.named_by_guest(body.channel_id)
-        if channel.state is HostChannel.OPEN and not channel.reserved:
+        reserved, target = channel.reserved, Target(body.target_vp, body.target_sint & 0xFF)
+        if channel.state is HostChannel.OPEN and reserved is None:
             raise ChannelNotReserved(f"{channel.name} is open, but not as a reserved channel")
-        # The answer goes where this request says, not where the open request said.
-        target = Target(body.target_vp, body.target_sint & 0xFF)
-        if _step(channel, Step.CLOSE_RESERVED, ChannelNotOpen) is HostChannel.CLOSING:
-            channel.reserved = target
+        if _step(channel, Step.CLOSE_RESERVED, ChannelNotOpen) is HostChannel.CLOSING and reserved is not None:
+            # The answer goes where this request says, not where the open request said.
+            channel.reserved = replace(reserved, target=target)
             self._emit(CloseRequested(channel.channel_id))
         else:
             # There is no device any more, and the guest may not know.
             self._send(control.CloseReservedResponse(channel_id=channel.channel_id), target)
             if self.version is None:
                 self._release(channel, Step.DISCONNECT)
-            elif channel.reserved is not None:
+            elif reserved is not None:
                 channel.reserved = None
                 self._tell(control.RescindChannelOffer(channel_id=channel.channel_id))
 
@@ -162,13 +171,13 @@ class ServerChannels(ServerGpadls):
         if Step.CLOSED not in HOST_CHANNEL[channel.state]:
             self._stray(f"{channel.name} was closed, but nobody asked for it")
             return
-        reserved, reopen = channel.reserved, channel.reopen
+        answers_to, reopen = channel.answers_to, channel.reopen
         state = _step(channel, Step.CLOSED, IllegalChannelState)
         self._not_in_use(channel)
         if state is HostChannel.OPENING and reopen is not None:
             self._request_open(channel, reopen)
-        elif state is HostChannel.OFFERED and reserved is not None:
-            self._send(control.CloseReservedResponse(channel_id=channel.channel_id), reserved)
+        elif state is HostChannel.OFFERED and answers_to is not None:
+            self._send(control.CloseReservedResponse(channel_id=channel.channel_id), answers_to)
             self._end_reserved(channel)
 
     def _end_reserved(self, channel: Channel) -> None:
@@ -178,7 +187,7 @@ class ServerChannels(ServerGpadls):
 
     def _not_in_use(self, channel: Channel) -> None:
         """The device no longer uses the channel."""
-        channel.request = channel.reopen = channel.reserved = None
+        channel.forget_requests()
         self._answer_modify(channel, Status.UNSUCCESSFUL)
 
     # Modify
@@ -243,16 +252,17 @@ class ServerChannels(ServerGpadls):
         if channel.state is HostChannel.RESCINDED:
             raise Misuse(f"{channel.name} is rescinded already")
         known_to_guest = not channel.state.is_released and not channel.state.is_rescinded
-        # Without a connection nobody can be told: a guest that has it open as a reserved channel hears when it closes.
-        keeps = (self.version is None and channel.state is HostChannel.OPEN) or channel.state is HostChannel.REOFFERED
-        untold = channel.reserved if keeps else None
+        # A reserved channel that has outlived its connection: there is nobody to tell, or another kernel, which was not
+        # offered it (openvmm tells that one, and its own client would not survive it). Who has it hears when it closes.
+        reserved = channel.reserved
+        untold = reserved if channel.is_orphan or channel.state is HostChannel.REOFFERED else None
         self._rescind_gpadls(channel)
         self._refuse_open(channel)
-        if channel.state is HostChannel.CLOSING and channel.reserved:
-            self._send(control.CloseReservedResponse(channel_id=channel.channel_id), channel.reserved)
+        if channel.state is HostChannel.CLOSING and reserved is not None:
+            self._send(control.CloseReservedResponse(channel_id=channel.channel_id), reserved.target)
         self._not_in_use(channel)
         channel.reserved = untold
-        if known_to_guest:
+        if known_to_guest and untold is None:
             self._tell(control.RescindChannelOffer(channel_id=channel.channel_id))
         if _step(channel, Step.RESCIND, IllegalChannelState) is HostChannel.GONE:
             self._remove(channel)
@@ -262,7 +272,7 @@ class ServerChannels(ServerGpadls):
         if channel.state in (HostChannel.OPENING, HostChannel.REOPENING) and request is not None:
             status = Status.UNSUCCESSFUL
             result = control.OpenResult(channel_id=channel.channel_id, open_id=request.open_id, status=status)
-            self._send(result, channel.reserved)
+            self._send(result, channel.answers_to)
 
     def _on_rel_id_released(self, body: control.RelIdReleased) -> None:
         self._release(self.offers.named_by_guest(body.channel_id), Step.RELEASE)
@@ -283,7 +293,7 @@ class ServerChannels(ServerGpadls):
             self._emit(ChannelReleased(channel.channel_id, gone=False))
             self._send_offer(channel)
         if after is HostChannel.RELEASED:
-            channel.request = channel.reopen = channel.reserved = None
+            channel.forget_requests()
         if after.is_released and not before.is_released:
             self._emit(ChannelReleased(channel.channel_id, gone=False))
 

@@ -238,6 +238,7 @@ class ServerConnection(ServerChannels):
             if reset or channel.reserved is None:
                 self._release(channel, Step.RESET if reset else Step.DISCONNECT)
             else:
+                channel.reserved = replace(channel.reserved, is_orphan=True)
                 self._abandon_gpadls(channel)
         if was is HostConnection.DISCONNECTED and not (reset and not self._is_idle(reset=True)):
             return True

@@ -160,7 +160,7 @@ class ServerSaved(ServerConnection):
         if book.find(channel.key) is not None:
             raise BadSavedState(f"{name}: {channel.key} is there twice")
         if channel.reserved:
-            self._check_spoken(name, Version(channel.reserved_version), FeatureFlags(channel.reserved_features))
+            self._check_spoken(name, channel.reserved.version, channel.reserved.features)
         monitor_id = channel.monitor_id
         if monitor_id is not None and not 0 <= monitor_id < MONITOR_COUNT:
             raise BadSavedState(f"{name} has no valid monitor id: {monitor_id}")
@@ -168,7 +168,7 @@ class ServerSaved(ServerConnection):
             raise BadSavedState(f"{name} and another channel have monitor id {monitor_id}")
         channel.state = _DEVICES_HAVE_LET_GO.get(channel.state, channel.state)
         if channel.state is HostChannel.RELEASED:
-            channel.request = channel.reopen = channel.reserved = None
+            channel.forget_requests()
         if not channel.state.is_rescinded:
             channel.restoring = Restoring.UNMATCHED
         book.channels[channel.channel_id] = channel
