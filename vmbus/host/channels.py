@@ -103,6 +103,19 @@ class PartitionChannels:
             self.react(self.control.rescind(channel_id))
         slot.channel_ids.clear()
 
+    def _rescind_subchannels(self, slot: DeviceSlot) -> None:
+        """The primary channel is closed: its subchannels go with it, and the device offers new ones when it is asked.
+
+        Linux's netvsc waits for new offers after each open of the primary (``rndis_set_subchannel``); openvmm does the
+        same (``vmbus_channel/src/channel.rs``, ``handle_close``).
+        """
+        slot.subchannels = 0
+        for index, channel_id in sorted(slot.channel_ids.items(), reverse=True):
+            if index > 0:
+                del slot.channel_ids[index]
+                self._close_channel(channel_id)
+                self.react(self.control.rescind(channel_id))
+
     def offered_channels(self) -> list[int]:
         """The ids of all channels that are offered."""
         return list(self._slots)
@@ -222,6 +235,9 @@ class PartitionChannels:
         self.host.loop.call_soon(slot.rescind)
 
     def _close_requested(self, event: events.CloseRequested) -> None:
+        slot, index = self.slot_of(event.channel_id)
+        if slot is not None and index == 0:
+            self._rescind_subchannels(slot)
         self._close_channel(event.channel_id)
         self.react(self.control.close_finished(event.channel_id))
         for channel_id, gpadl_id in [due for due in self._teardowns_due if due[0] == event.channel_id]:
