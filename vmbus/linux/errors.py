@@ -25,5 +25,9 @@ class BuildFailed(LinuxGuestError):
     """A compiler or make gave up; says the first error and where the whole log is."""
 
 
+class ImageNotMade(LinuxGuestError):
+    """A root image cannot be made on this machine, or its making failed."""
+
+
 class GuestNotStarted(LinuxGuestError):
     """The guest's process could not be started with these options."""

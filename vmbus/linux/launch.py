@@ -129,6 +129,7 @@ class LinuxGuest:
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._reader: threading.Thread | None = None
         self._grew = threading.Condition()
+        self._unfinished = b""
 
     def __enter__(self) -> LinuxGuest:
         self.start()
@@ -213,6 +214,19 @@ class LinuxGuest:
                     raise GuestStillRunning(f"the guest did not print {text!r} within {timeout:.0f} s")
                 self._grew.wait(min(left, 0.5))
 
+    def wait_for_prompt(self, text: str, timeout: float) -> None:
+        """Wait until the console's last line, not ended yet, contains ``text``.
+
+        Raises ``GuestStillRunning`` when the time is over, or when the guest ended without it.
+        """
+        deadline = time.monotonic() + timeout
+        with self._grew:
+            while text.encode() not in self._unfinished:
+                left = deadline - time.monotonic()
+                if left <= 0 or (self._reader is not None and not self._reader.is_alive()):
+                    raise GuestStillRunning(f"the guest did not ask {text!r} within {timeout:.0f} s")
+                self._grew.wait(min(left, 0.5))
+
     def _clean_up(self) -> None:
         """Kill whatever is left of the process group, reap the kernel, and remove its files."""
         assert self._process is not None and self._directory is not None and self._reader is not None
@@ -228,19 +242,21 @@ class LinuxGuest:
 
     def _read_console(self) -> None:
         assert self._process is not None and self._process.stdout is not None
-        pending = b""
         with self._process.stdout as stream:
             while data := os.read(stream.fileno(), 65536):
                 if self._console is not None:
                     self._console.write(data)
                     self._console.flush()
-                *complete, pending = (pending + data).split(b"\n")
+                *complete, pending = (self._unfinished + data).split(b"\n")
                 if len(pending) > _LONGEST_LINE:
                     complete, pending = [*complete, pending], b""
                 for line in complete:
                     self._add_line(line)
-        if pending:
-            self._add_line(pending)
+                with self._grew:
+                    self._unfinished = pending
+                    self._grew.notify_all()
+        if self._unfinished:
+            self._add_line(self._unfinished)
         with self._grew:
             self._grew.notify_all()
 

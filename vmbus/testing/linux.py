@@ -2,7 +2,8 @@
 
 A pytest plugin that is installed with the package. A kernel that cannot be built here (no compiler, no source) skips
 the test with the reason; where the environment says ``CI=true`` that is a failure. A test that uses one of the two runs
-once with each kernel of ``VMBUS_TEST_KERNELS``, by default ``6.12 6.1``.
+once with each kernel of ``VMBUS_TEST_KERNELS``, by default ``6.12 6.1``.  ``vmbus.testing.debian`` adds
+``debian_image``, a root image for it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -18,6 +19,8 @@ from vmbus.linux.build import Variant, build_kernel
 from vmbus.linux.errors import LinuxGuestError
 from vmbus.linux.launch import GuestOptions, LinuxGuest
 from vmbus.linux.source import DEFAULT_VERSION, PACKAGED_VERSIONS
+
+pytest_plugins = ["vmbus.testing.debian"]
 
 StartGuest = Callable[..., LinuxGuest]
 
@@ -32,9 +35,14 @@ def kernel_or_skip(spec: str, variant: Variant = Variant.PLAIN) -> Path:
     try:
         return build_kernel(spec, variant)
     except LinuxGuestError as error:
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(f"CI needs the Linux guest: {error}", pytrace=False)
-        pytest.skip(f"no Linux guest here: {error}")
+        skip_without("Linux guest", error)
+
+
+def skip_without(what: str, error: LinuxGuestError) -> NoReturn:
+    """Skip the test for the lack of ``what``, or fail it in CI, where nothing may lack."""
+    if os.environ.get("CI", "").lower() in {"1", "true"}:
+        pytest.fail(f"CI needs the {what}: {error}", pytrace=False)
+    pytest.skip(f"no {what} here: {error}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
