@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,7 +13,22 @@ from vmbus.devices.network import Backend, NetworkProvider
 from vmbus.devices.network.backends.embedded import EmbeddedNetwork
 from vmbus.testing.network import Wire
 
+CLONE_NEWNET = 0x40000000
 MakeWire = Callable[..., Wire]
+RunIp = Callable[..., object]
+
+
+@pytest.fixture
+def ip() -> Iterator[RunIp]:
+    """Runs ``ip`` with its arguments, in a network namespace that this thread, and those that it starts, then have."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if libc.unshare(CLONE_NEWNET) or not os.path.exists("/dev/net/tun"):
+        os.close(before)
+        pytest.skip("TAP interfaces need /dev/net/tun and CAP_NET_ADMIN")
+    yield lambda *words: subprocess.run(["ip", *words], check=True, timeout=10)
+    libc.setns(before, CLONE_NEWNET)
+    os.close(before)
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import os
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 
@@ -19,29 +16,12 @@ from vmbus.testing.network import Wire
 
 pytestmark = pytest.mark.tap
 
-CLONE_NEWNET = 0x40000000
 MakeWire = Callable[..., Wire]
+RunIp = Callable[..., object]
 
 
 @pytest.fixture
-def namespace() -> Iterator[None]:
-    """A network namespace for this thread, and those that it starts."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    if libc.unshare(CLONE_NEWNET) or not os.path.exists("/dev/net/tun"):
-        os.close(before)
-        pytest.skip("TAP interfaces need /dev/net/tun and CAP_NET_ADMIN")
-    yield
-    libc.setns(before, CLONE_NEWNET)
-    os.close(before)
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, timeout=10)
-
-
-@pytest.fixture
-def tapped(namespace: None, make_wire: MakeWire) -> Iterator[Wire]:
+def tapped(ip: RunIp, make_wire: MakeWire) -> Iterator[Wire]:
     """A card on tap0, whose other end is the kernel at 10.9.0.1."""
     backend = open_backend("tap:tap0")
     ip("addr", "add", "10.9.0.1/24", "dev", "tap0")
@@ -77,14 +57,14 @@ def test_a_stream_reaches_a_kernel_socket_and_comes_back(tapped: Wire, large_sen
     assert (inspected["frames_from_guest"] < len(data) / 1460) == large_sends
 
 
-def test_an_interface_that_is_in_use_is_refused_in_one_line(namespace: None) -> None:
+def test_an_interface_that_is_in_use_is_refused_in_one_line(ip: RunIp) -> None:
     first = open_backend("tap:tap1")
     with pytest.raises(DeviceError, match="another process has it open"):
         open_backend("tap:tap1")
     first.close()
 
 
-def test_an_interface_of_another_kind_is_refused_in_one_line(namespace: None) -> None:
+def test_an_interface_of_another_kind_is_refused_in_one_line(ip: RunIp) -> None:
     with pytest.raises(DeviceError, match="it is no TAP interface"):
         open_backend("tap:lo")
 

@@ -43,6 +43,7 @@ class RawCard(ChannelHandler):
         self.channel = wire.pair.guest
         self.channel.handler = self
         self.version = NvspVersion.V61
+        self.capabilities = NdisCapabilities(0)
         self.receive_pages = self.pair.pages.allocate(receive_pages)
         self.send_pages = self.pair.pages.allocate(send_pages)
         self.completions: dict[int, bytes] = {}
@@ -112,7 +113,7 @@ class RawCard(ChannelHandler):
         self.version = version
         self.ask(NvspMessageType.INIT, NvspInit(protocol_version=version, protocol_version2=version))
         if version >= NvspVersion.V2:
-            self.ask(NvspMessageType.SEND_NDIS_CONFIG, NvspSendNdisConfig(mtu=1514, capabilities=NdisCapabilities(0)))
+            self.ask(NvspMessageType.SEND_NDIS_CONFIG, NvspSendNdisConfig(mtu=1514, capabilities=self.capabilities))
         self.ask(NvspMessageType.SEND_NDIS_VERSION, NvspSendNdisVersion(ndis_major_version=6, ndis_minor_version=30))
 
     def lend_buffers(self) -> None:

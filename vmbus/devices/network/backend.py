@@ -8,12 +8,13 @@ installed package, and the module has a function ``backend_from(params)``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from itertools import repeat
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from vmbus.devices.device import NoSuchDevice, State
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview
 
-LARGEST_FRAME = 65535 + 14
-"""Bytes of the longest frame that a guest may send: one IP packet, to be cut into segments."""
+LARGEST_FRAME: Final = 65535 + 14
+"""Bytes of the longest frame: one IP packet, to be cut into segments, or coalesced from them."""
 
 
 class Offload(NamedTuple):
@@ -45,12 +46,18 @@ GuestFrame = tuple[Buffer, Offload | None]
 """A frame that the guest sent. The buffer may be the guest's own memory: it is good only during the call."""
 
 
+NONE_CHECKED: Final = repeat(False)
+"""Of no frame it is known whether its checksums are right."""
+
+ALL_CHECKED: Final = repeat(True)
+
+
 class Deliver(Protocol):
     """How a backend hands frames to the guest."""
 
-    def __call__(self, frames: Sequence[Buffer], *, checked: bool = False) -> int:
+    def __call__(self, frames: Sequence[Buffer], checked: Iterable[bool] = NONE_CHECKED) -> int:
         """Take as many of the frames as there is room for, and return how many; the others are the backend's to
-        keep until ``resume``, or to drop. ``checked``: their IP, TCP and UDP checksums are known to be right.
+        keep until ``resume``, or to drop. ``checked``: of each, whether its TCP or UDP checksum is known to be right.
         """
         ...
 
@@ -62,6 +69,8 @@ class Backend(ABC):
     """The longest IP packet, in bytes, that it carries."""
     takes_offloads: bool = False
     """Whether frames may come with an :class:`Offload`."""
+    coalesces: bool = False
+    """Whether it can deliver TCP segments coalesced, in frames of up to :data:`LARGEST_FRAME` bytes."""
 
     @abstractmethod
     def start(self, loop: Loop, deliver: Deliver) -> None:
@@ -74,6 +83,9 @@ class Backend(ABC):
     @abstractmethod
     def transmit(self, frames: Sequence[GuestFrame]) -> None:
         """Frames from the guest, in order. What cannot be sent now is dropped, as a wire would."""
+
+    def coalesce(self, ipv4: bool, ipv6: bool) -> None:  # noqa: B027 - for those that can
+        """From now on, coalesced frames of these protocols are welcome, or not any more. At first they are not."""
 
     def resume(self) -> None:  # noqa: B027 - a backend that drops what is not taken has nothing to resume
         """There is room for more frames again, after ``deliver`` did not take all."""

@@ -90,6 +90,11 @@ class ReceiveBuffer:
         return len(self.free) - min(RESERVED, self.count // 2)
 
     @property
+    def most_for_frames(self) -> int:
+        """Suballocations for frames when all are free."""
+        return self.count - min(RESERVED, self.count // 2)
+
+    @property
     def outstanding(self) -> int:
         """Packets that the guest has not completed."""
         return len(self._outstanding)

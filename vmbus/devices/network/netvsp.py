@@ -49,8 +49,8 @@ class NetworkProvider(Device):
         self.backend = backend
         self.instance_id = instance_id or uuid5(_NAMESPACE, mac.hex())
         self.newest_version = newest_version
-        takes = offloads and backend.takes_offloads
-        self.card = CardState(mac, queues=queues, supported=Offloads(takes, takes, takes))
+        takes, coalesces = offloads and backend.takes_offloads, offloads and backend.coalesces
+        self.card = CardState(mac, queues=queues, supported=Offloads(takes, takes, takes, coalesces, coalesces))
         self.session: Session | None = None
         self._saved: State | None = None
 
@@ -145,6 +145,7 @@ class NetworkProvider(Device):
                 "rndis": session.rndis.state.value,
                 "filter": int(card.filter),
                 "receive_table": list(card.receive_table),
+                "coalescing": [card.enabled.coalescing_ipv4, card.enabled.coalescing_ipv6],
                 "subchannels": session.subchannels,
                 "send_buffer": session.send_buffer.gpadl_id if session.send_buffer is not None else None,
                 "receive_buffer": of_buffer(session.receive_buffer) if session.receive_buffer is not None else None,
@@ -174,8 +175,9 @@ class NetworkProvider(Device):
             gpadl = channel.gpadl(receive["gpadl_id"])
             session.receive_buffer = ReceiveBuffer(gpadl, receive["set_id"], card.frame_size)
             session.receive_buffer.restore(receive)
+        card.enabled.coalescing_ipv4, card.enabled.coalescing_ipv6 = saved.get("coalescing", (False, False))
         card.filter = PacketFilter(saved["filter"])
-        session.apply_filter()
+        session.apply_card()
 
     def inspect(self) -> State:
         card = self.card

@@ -24,6 +24,7 @@ from vmbus.wire.ndis import (
     NdisOffload3,
     NdisOffloadEncapsulation,
     NdisOffloadParameters,
+    NdisOffloadParameters3,
     NdisReceiveScaleCapabilities,
     NdisReceiveScaleParameters,
     NdisStatus,
@@ -64,6 +65,9 @@ class Offloads:
     checksum: bool = False
     large_send_ipv4: bool = False
     large_send_ipv6: bool = False
+    coalescing_ipv4: bool = False
+    """Receive segment coalescing: TCP segments for the guest come as one frame."""
+    coalescing_ipv6: bool = False
 
 
 @dataclass(slots=True)
@@ -145,6 +149,8 @@ def offload_object(offloads: Offloads) -> NdisOffload3:
         offload.lso_v2_ipv6_max_size = LARGEST_SEND
         offload.lso_v2_ipv6_min_segments = 2
         offload.lso_v2_ipv6 = Ipv6LargeSend.EXTENSION_HEADERS | Ipv6LargeSend.TCP_OPTIONS
+    offload.rsc_ipv4 = int(offloads.coalescing_ipv4)
+    offload.rsc_ipv6 = int(offloads.coalescing_ipv6)
     return offload
 
 
@@ -260,6 +266,11 @@ def _set_offloads(card: CardState, value: Format) -> None:
         card.enabled.large_send_ipv4 = card.supported.large_send_ipv4 and value.lso_v2_ipv4 == OffloadSwitch.ENABLED
     if value.lso_v2_ipv6 != OffloadSwitch.NO_CHANGE:
         card.enabled.large_send_ipv6 = card.supported.large_send_ipv6 and value.lso_v2_ipv6 == OffloadSwitch.ENABLED
+    if isinstance(value, NdisOffloadParameters3):
+        if value.rsc_ipv4 != OffloadSwitch.NO_CHANGE:
+            card.enabled.coalescing_ipv4 = card.supported.coalescing_ipv4 and value.rsc_ipv4 == OffloadSwitch.ENABLED
+        if value.rsc_ipv6 != OffloadSwitch.NO_CHANGE:
+            card.enabled.coalescing_ipv6 = card.supported.coalescing_ipv6 and value.rsc_ipv6 == OffloadSwitch.ENABLED
 
 
 def _set_encapsulation(card: CardState, value: Format) -> None:

@@ -4,6 +4,9 @@ A session begins when a guest opens the primary channel and ends when that close
 through any queue and leave through the backend in one list; frames for the guest are put into suballocations and
 spread over the queues by flow.
 
+A coalesced frame is longer than a suballocation and goes into several, each with an RNDIS packet message that says
+which piece it is (Linux 6.12 ``drivers/net/hyperv/rndis_filter.c``, ``rndis_filter_receive_data``).
+
 Frames are held back until the guest has set a packet filter: a Linux guest that gets one before has not yet made
 what it needs to answer, and panics (``send_recv_completions``).
 """
@@ -11,15 +14,15 @@ what it needs to answer, and panics (``send_recv_completions``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-from vmbus.devices.network.backend import Backend, Buffer, GuestFrame
+from vmbus.devices.network.backend import LARGEST_FRAME, NONE_CHECKED, Backend, Buffer, GuestFrame
 from vmbus.devices.network.buffers import ReceiveBuffer, SendBuffer
 from vmbus.devices.network.errors import TooMuchWaits, UnexpectedMessage
-from vmbus.devices.network.oids import CardState
+from vmbus.devices.network.oids import CardState, Offloads
 from vmbus.devices.network.rndis import RndisResponder
 from vmbus.memory import MemoryInUse
 from vmbus.wire.inet import BROADCAST
@@ -35,7 +38,7 @@ from vmbus.wire.nvsp import (
 )
 from vmbus.wire.rndis import RndisMessageType
 from vmbus.wire.rndis_oid import PacketFilter
-from vmbus.wire.rndis_ppi import ChecksumResult, PerPacketInfo, PpiType
+from vmbus.wire.rndis_ppi import ChecksumResult, PacketId, PacketIdFlags, PerPacketInfo, PpiType
 
 if TYPE_CHECKING:
     from vmbus.devices.network.queue import Queue
@@ -53,14 +56,26 @@ behind before they are put into the ring: only a ring that was full tells when t
 """
 
 _HEAD: Final = Struct("<11I")  # wire.rndis.RndisReceivedMessage with a RndisReceivedPacket
+MOST_PIECES: Final = 128
+"""Of a coalesced frame; they travel in one packet, and Linux takes 562 ranges in one (``NVSP_RSC_MAX``)."""
+
 _CHECKED: Final = (
     PerPacketInfo(
         info_type=PpiType.TCP_IP_CHECKSUM,
         value=ChecksumResult(tcp_checksum_succeeded=1, udp_checksum_succeeded=1, ip_checksum_succeeded=1),
     ).build()
 )  # fmt: skip
+_FIRST, _MIDDLE, _LAST = (
+    PerPacketInfo(info_type=PpiType.PACKET_ID, value=PacketId(flags=PacketIdFlags.MULTI_SUBALLOCATION | place)).build()
+    for place in (PacketIdFlags.FIRST_FRAGMENT, PacketIdFlags(0), PacketIdFlags.LAST_FRAGMENT)
+)
 _PACKET: Final = int(RndisMessageType.PACKET)
 _BODY: Final = 36
+_TAG: Final = 4
+"""Bytes by which an 802.1Q tag may lengthen a frame."""
+
+Batch = tuple[list[tuple[int, int]], list[int]]
+"""Where messages lie in the receive buffer (offset, length), and in which suballocations."""
 
 
 class Session:
@@ -86,6 +101,8 @@ class Session:
         self._is_up = False
         self._wanted = (False, False, False, False)
         """Whether frames to this card, to a group, to everybody and to anybody are wanted."""
+        self._coalescing = (False, False)
+        """Whether the backend may coalesce segments over IPv4 and over IPv6."""
         self._starved = False
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -109,10 +126,11 @@ class Session:
             raise UnexpectedMessage("an RNDIS message before the guest lent a receive buffer")
         for answer in self.rndis.respond(data):
             self.send_control(answer)
-        self.apply_filter()
+        self.apply_card()
 
-    def apply_filter(self) -> None:
-        """Frames flow, or stop, as the packet filter and the link say."""
+    def apply_card(self) -> None:
+        """Frames are coalesced, and flow or stop, as the card's state says: its offloads, packet filter and link."""
+        self._coalesce()
         # Plain truth values: flags are slow to combine, and these are looked at for every frame.
         chosen = int(self.card.filter)
         self._wanted = (
@@ -129,13 +147,31 @@ class Session:
             self._is_up = False
             self.backend.stop()
 
+    def _coalesce(self) -> None:
+        """Let the backend coalesce what the guest wants coalesced, if its buffer can take the pieces."""
+        enabled, buffer = self.card.enabled, self.receive_buffer
+        pieces = self._pieces(LARGEST_FRAME)
+        able = (
+            NdisCapabilities.RSC_OVER_VMBUS in self.capabilities
+            and buffer is not None
+            and pieces <= min(MOST_PIECES, buffer.most_for_frames)
+        )
+        wanted = (able and enabled.coalescing_ipv4, able and enabled.coalescing_ipv6)
+        if wanted != self._coalescing:
+            self._coalescing = wanted
+            self.backend.coalesce(*wanted)
+
+    def _pieces(self, length: int) -> int:
+        """How many suballocations a frame takes."""
+        return -(-length // self.card.frame_size) if length > self.card.frame_size + _TAG else 1
+
     def set_link(self, up: bool) -> None:
         """Plug the cable in or out, and tell the guest."""
         if up != self.card.link_up:
             self.card.link_up = up
             for message in self.rndis.link_changed():
                 self.send_control(message)
-            self.apply_filter()
+            self.apply_card()
 
     # To the guest
 
@@ -157,7 +193,7 @@ class Session:
             buffer.view[start : start + len(message)] = message
             primary.send_messages(self.control_message, buffer, [(start, len(message))], [index])
 
-    def deliver(self, frames: Sequence[Buffer], *, checked: bool = False) -> int:
+    def deliver(self, frames: Sequence[Buffer], checked: Iterable[bool] = NONE_CHECKED) -> int:
         """Take frames for the guest, as the backend's :class:`~vmbus.devices.network.backend.Deliver`."""
         buffer = self.receive_buffer
         if buffer is None or not self._is_up:
@@ -167,46 +203,50 @@ class Session:
         if full or room <= 0:
             self._starved = True
             return 0
-        info = _CHECKED if checked else b""
-        at = 8 + _BODY + len(info)
-        view, size, free, card = buffer.view, buffer.size, buffer.free, self.card
-        batches: dict[int, tuple[list[tuple[int, int]], list[int]]] = {}
+        card = self.card
+        batches: dict[int, Batch] = {}
         taken = total = 0
-        for frame in frames:
+        for frame, is_checked in zip(frames, checked, strict=False):
             length = len(frame)
             if not self._wants(frame, length):
                 taken += 1
                 continue
-            if room <= 0:
+            needed = self._pieces(length)
+            if room < needed:
                 self._starved = True
                 break
-            room -= 1
+            room -= needed
             taken += 1
             total += length
-            index = free.pop()
-            start = index * size
-            _HEAD.pack_into(
-                view, start, _PACKET, at + length, at - 8, length, 0, 0, 0, _BODY if checked else 0, len(info), 0, 0
-            )
-            if checked:
-                view[start + 44 : start + 60] = info
-            view[start + at : start + at + length] = frame
             queue = self._queue_of(frame) if card.receive_table else 0
-            ranges, indices = batches.setdefault(queue, ([], []))
-            ranges.append((start, at + length))
-            indices.append(index)
-            if len(indices) == FRAMES_PER_PACKET:
+            batch = batches.setdefault(queue, ([], []))
+            info = _CHECKED if is_checked else b""
+            if needed == 1:
+                _put(buffer, batch, frame, info)
+            else:
+                self._put_pieces(buffer, batch, memoryview(frame), info)
+            if len(batch[1]) >= FRAMES_PER_PACKET:
                 del batches[queue]
-                self.queues[queue].send_messages(self.data_message, buffer, ranges, indices)
-        for queue, (ranges, indices) in batches.items():
-            self.queues[queue].send_messages(self.data_message, buffer, ranges, indices)
+                self.queues[queue].send_messages(self.data_message, buffer, *batch)
+        for queue, batch in batches.items():
+            self.queues[queue].send_messages(self.data_message, buffer, *batch)
         card.frames_received += taken
         card.bytes_received += total
         return taken
 
+    def _put_pieces(self, buffer: ReceiveBuffer, batch: Batch, frame: memoryview, info: bytes) -> None:
+        """Put a coalesced frame into as many suballocations as it takes."""
+        step = self.card.frame_size
+        last = (len(frame) - 1) // step * step
+        _put(buffer, batch, frame[:step], _FIRST + info)
+        for at in range(step, last, step):
+            _put(buffer, batch, frame[at : at + step], _MIDDLE)
+        _put(buffer, batch, frame[last:], _LAST)
+
     def _wants(self, frame: Buffer, length: int) -> bool:
         """Whether a frame is for this card: the packet filter, and its length."""
-        if not 14 <= length <= self.card.frame_size + 4:  # with a VLAN tag
+        longest = LARGEST_FRAME if True in self._coalescing else self.card.frame_size
+        if not 14 <= length <= longest + _TAG:
             self.card.dropped += 1
             return False
         directed, multicast, broadcast, promiscuous = self._wanted
@@ -262,6 +302,7 @@ class Session:
             self._is_up = False
             self.backend.stop()
         buffer, self.receive_buffer = self.receive_buffer, None
+        self._coalesce()
         self._waiting.clear()
         self._waiting_bytes = 0
         if buffer is not None:
@@ -278,6 +319,7 @@ class Session:
         self.revoke_receive_buffer()
         self.revoke_send_buffer()
         self.card.filter = PacketFilter(0)
+        self.card.enabled = Offloads()
         self.card.receive_table = ()
 
     def inspect(self) -> dict[str, Any]:
@@ -296,9 +338,23 @@ class Session:
                 "free": len(buffer.free),
                 "outstanding_packets": buffer.outstanding,
             },
+            "coalescing": {"ipv4": self._coalescing[0], "ipv6": self._coalescing[1]},
             "waiting_control_bytes": self._waiting_bytes,
             "queues": {str(index): queue.channel.channel_id for index, queue in self.queues.items()},
         }
+
+
+def _put(buffer: ReceiveBuffer, batch: Batch, frame: Buffer, info: bytes) -> None:
+    """Put an RNDIS packet message with a frame, or a piece of one, into a free suballocation."""
+    index = buffer.free.pop()
+    start, length, at = index * buffer.size, len(frame), _HEAD.size + len(info)
+    end, view = at + length, buffer.view
+    where = _BODY if info else 0
+    _HEAD.pack_into(view, start, _PACKET, end, at - 8, length, 0, 0, 0, where, len(info), 0, 0)
+    view[start + _HEAD.size : start + at] = info
+    view[start + at : start + end] = frame
+    batch[0].append((start, end))
+    batch[1].append(index)
 
 
 def _unmap(buffer: ReceiveBuffer | SendBuffer, loop: Loop) -> None:

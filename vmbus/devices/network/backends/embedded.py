@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
 from vmbus.devices.device import DeviceError, State
-from vmbus.devices.network.backend import Backend, Deliver, GuestFrame
+from vmbus.devices.network.backend import ALL_CHECKED, Backend, Deliver, GuestFrame
 from vmbus.devices.network.dhcp import DhcpServer
 from vmbus.devices.network.services import install_services
 from vmbus.inet.frame import OutgoingFrame
@@ -69,7 +69,7 @@ class EmbeddedNetwork(Backend):
     def _send(self, frames: Sequence[OutgoingFrame]) -> int:
         if self._deliver is None:
             return len(frames)
-        return self._deliver([frame.frame for frame in frames], checked=True)
+        return self._deliver([frame.frame for frame in frames], ALL_CHECKED)
 
     def inspect(self) -> State:
         state: State = {"network": str(self.network), "gateway": str(self.network[1]), "guest": str(self.network[2])}

@@ -4,8 +4,8 @@ A persistent interface that belongs to the user needs no privileges: ``ip tuntap
 name that does not exist yet is made, which needs CAP_NET_ADMIN, and goes away with the host.
 
 Frames travel with the kernel's own offload header (``virtio_net_hdr``), so that a guest's large sends cross as one
-frame; what the kernel sends us is complete, because a guest's suballocations hold single frames. The interface keeps
-the offload settings of whoever used it last, so they are set every time.
+frame, and a stream of the kernel's comes as frames of up to 64 KiB, without checksums, if the guest wants segments
+coalesced. The interface keeps the offload settings of whoever used it last, so they are set every time.
 
 Sources: Linux 6.12 ``Documentation/networking/tuntap.rst``, ``drivers/net/tun.c``, ``include/uapi/linux/if_tun.h``,
 ``include/uapi/linux/virtio_net.h``.
@@ -24,7 +24,7 @@ from struct import Struct
 from typing import Final
 
 from vmbus.devices.device import DeviceError, State
-from vmbus.devices.network.backend import Backend, Buffer, Deliver, GuestFrame
+from vmbus.devices.network.backend import LARGEST_FRAME, Backend, Buffer, Deliver, GuestFrame
 from vmbus.devices.network.segmentation import completed_large_send, transport_offset
 from vmbus.loop import Loop
 
@@ -32,25 +32,28 @@ TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCGIFMTU = 0x8913, 0x8914, 0x8921
 IFF_UP = 1
+TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6 = 1, 2, 4
 
 _REQUEST: Final = Struct("16sh22x")  # struct ifreq with ifr_flags
 _MTU_REQUEST: Final = Struct("16si20x")  # struct ifreq with ifr_mtu
 _HEADER: Final = Struct("<BBHHHH")  # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
-_NEEDS_CHECKSUM = 1
+_NEEDS_CHECKSUM, _CHECKSUM_IS_RIGHT = 1, 2
 _GSO_TCP4, _GSO_TCP6 = 1, 4
 _NOTHING: Final = bytes(_HEADER.size)
 _NAME: Final = re.compile(r"[^\s/:%]{1,15}")
 
+LARGEST_MTU: Final = 16320
 FRAMES_PER_TURN: Final = 64
 """Frames read from the interface before others get their turn."""
 
-FRAME_ROOM: Final = 16384
+FRAME_ROOM: Final = _HEADER.size + LARGEST_FRAME + 4  # with a VLAN tag
 
 
 class TapNetwork(Backend):
     """A TAP interface."""
 
     takes_offloads = True
+    coalesces = True
 
     def __init__(self, name: str) -> None:
         """Open the interface; :class:`DeviceError` says why that cannot be."""
@@ -62,6 +65,7 @@ class TapNetwork(Backend):
         self._buffers = [bytearray(FRAME_ROOM) for _ in range(FRAMES_PER_TURN)]
         self._views = [memoryview(buffer) for buffer in self._buffers]
         self._waiting: list[bytes] = []
+        self._waiting_checked: list[bool] = []
         self.lost = 0
 
     def start(self, loop: Loop, deliver: Deliver) -> None:
@@ -73,16 +77,26 @@ class TapNetwork(Backend):
             self._loop.unwatch(self._fd)
         self._loop = self._deliver = None
         self._waiting.clear()
+        self._waiting_checked.clear()
+
+    def coalesce(self, ipv4: bool, ipv6: bool) -> None:
+        try:
+            _set_offloads(self._fd, (ipv4 or ipv6) * TUN_F_CSUM | ipv4 * TUN_F_TSO4 | ipv6 * TUN_F_TSO6)
+        except OSError as error:
+            if error.errno not in (errno.EBADFD, errno.EBADF):  # deleted, or closed: nothing comes from it any more
+                raise DeviceError(f"cannot set up the TAP interface {self.name}: {error.strerror}") from None
 
     def _readable(self) -> None:
         deliver = self._deliver
         if deliver is None:
             return
         frames: list[Buffer] = []
+        checked: list[bool] = []
         fd, head = self._fd, _HEADER.size
         try:
             for view in self._views:
                 frames.append(view[head : os.readv(fd, (view,))])
+                checked.append(view[0] & (_NEEDS_CHECKSUM | _CHECKSUM_IS_RIGHT) != 0)  # ours, or looked at on its way
         except BlockingIOError:
             pass
         except OSError as error:
@@ -90,17 +104,18 @@ class TapNetwork(Backend):
                 raise DeviceError(f"cannot read from the TAP interface {self.name}: {error.strerror}") from None
             self.stop()
             return
-        taken = deliver(frames)
+        taken = deliver(frames, checked)
         if taken < len(frames):
             self._waiting = [bytes(frame) for frame in frames[taken:]]
+            self._waiting_checked = checked[taken:]
             if self._loop is not None:
                 self._loop.rewatch(fd, 0)
 
     def resume(self) -> None:
         if self._deliver is None or self._loop is None:
             return
-        taken = self._deliver(self._waiting)
-        del self._waiting[:taken]
+        taken = self._deliver(self._waiting, self._waiting_checked)
+        del self._waiting[:taken], self._waiting_checked[:taken]
         if not self._waiting:
             self._loop.rewatch(self._fd, select.EPOLLIN)
 
@@ -142,11 +157,16 @@ def _open(name: str) -> int:
     try:
         fcntl.ioctl(fd, TUNSETIFF, _REQUEST.pack(name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
         fcntl.ioctl(fd, TUNSETVNETHDRSZ, _HEADER.size.to_bytes(4, "little"))
-        fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
+        _set_offloads(fd, 0)
     except OSError as error:
         os.close(fd)
         raise DeviceError(f"cannot use the TAP interface {name}: {_reason(name, error)}") from None
     return fd
+
+
+def _set_offloads(fd: int, offloads: int) -> None:
+    """What the kernel may leave to us in the frames that it sends."""
+    fcntl.ioctl(fd, TUNSETOFFLOAD, offloads)
 
 
 def _reason(name: str, error: OSError) -> str:
@@ -170,7 +190,7 @@ def _bring_up(name: str) -> int:
             except PermissionError:
                 pass  # its owner switches it on
         _, mtu = _MTU_REQUEST.unpack(fcntl.ioctl(control, SIOCGIFMTU, _MTU_REQUEST.pack(name.encode(), 0)))
-        return min(int(mtu), FRAME_ROOM - 64)
+        return min(int(mtu), LARGEST_MTU)
 
 
 def backend_from(params: str) -> Backend:
