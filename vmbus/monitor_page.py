@@ -12,6 +12,7 @@ Sources: Linux 6.12 ``drivers/hv/channel.c`` (``vmbus_setevent``), ``include/asm
 from __future__ import annotations
 
 import struct
+from typing import Self
 
 from vmbus.atomics import AtomicView
 from vmbus.memory import PAGE_SIZE, GuestMemory
@@ -32,16 +33,19 @@ _PARAMETER = struct.Struct("<IHH")
 
 
 class MonitorPageView:
-    """One monitor page, at ``gpa`` in the guest's memory; held until :meth:`release`.
+    """One monitor page; held until :meth:`release`."""
 
-    Raises ``OutsideGuestMemory``.
-    """
-
-    def __init__(self, memory: GuestMemory, gpa: int) -> None:
-        self._page = memory.view(gpa & ~(PAGE_SIZE - 1), PAGE_SIZE)
+    def __init__(self, page: memoryview) -> None:
+        """``page`` is this object's from now on."""
+        self._page = page
         self._atomics = AtomicView(self._page)
         self._words = self._page.cast("I")
         self._pending_words = tuple(_pending_offset(group) // 4 for group in range(MONITOR_GROUPS))
+
+    @classmethod
+    def at(cls, memory: GuestMemory, gpa: int) -> Self:
+        """The one at ``gpa`` in the guest's memory; raises ``OutsideGuestMemory``."""
+        return cls(memory.view(gpa & ~(PAGE_SIZE - 1), PAGE_SIZE))
 
     def set(self, monitor_id: int) -> bool:
         """Make a notification pending; whether it was not yet."""

@@ -54,7 +54,7 @@ class Served:
 def served() -> Iterator[Served]:
     loop, memory = Loop(), GuestMemory.create(1 << 20)
     monitor = PageMonitor(loop)
-    views = MonitorPageView(memory, TO_GUEST), MonitorPageView(memory, TO_HOST)
+    views = MonitorPageView.at(memory, TO_GUEST), MonitorPageView.at(memory, TO_HOST)
     yield Served(loop, memory, monitor, *views)
     monitor.close()
     for view in views:

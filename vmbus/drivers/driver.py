@@ -15,6 +15,7 @@ from vmbus.errors import VmbusError
 
 if TYPE_CHECKING:
     from vmbus.channel import Channel
+    from vmbus.drivers.buffers import BufferUse, SharedBuffer
     from vmbus.loop import Loop
     from vmbus.memory import GuestMemory
     from vmbus.pages import PageAllocator
@@ -111,6 +112,14 @@ class DriverBus(Protocol):
         ...
 
     @property
+    def can_name_pages(self) -> bool:
+        """Whether packets may name pages of ours (GPA direct); in user space nobody knows where a page is.
+
+        Without that, ``memory`` and ``pages`` are empty.
+        """
+        ...
+
+    @property
     def processors(self) -> int:
         """How many the guest has: a driver of several channels spreads them."""
         ...
@@ -135,6 +144,10 @@ class DriverBus(Protocol):
         ...
 
     def teardown_gpadl(self, channel: Channel, gpadl_id: int) -> Promise[None]: ...
+
+    def share_buffer(self, channel: Channel, use: BufferUse, pages: int) -> Promise[SharedBuffer]:
+        """A buffer of ``pages`` pages, or as large as there is one, that the host knows by its GPADL."""
+        ...
 
     def wait(self, promise: Promise[T], timeout: float = 30.0) -> T:
         """Run the loop until the promise is settled; :class:`DriverError` when ``timeout`` seconds were not enough."""

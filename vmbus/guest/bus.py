@@ -10,6 +10,7 @@ from uuid import UUID
 
 from vmbus.channel import Channel, ChannelIdentity
 from vmbus.control import guest_events as events
+from vmbus.drivers.buffers import BufferUse, SharedBuffer, share_pages
 from vmbus.drivers.driver import ChannelOffer, DriverError, Promise
 from vmbus.errors import VmbusError
 from vmbus.gpadl import GpaRange
@@ -62,6 +63,10 @@ class GuestBus:
     @property
     def pages(self) -> PageAllocator:
         return self._guest.pages
+
+    @property
+    def can_name_pages(self) -> bool:
+        return True
 
     @property
     def processors(self) -> int:
@@ -236,6 +241,9 @@ class GuestBus:
             promise.resolve(event.gpadl_id)
         else:
             promise.reject(DriverError(f"the host refused GPADL {event.gpadl_id:#x}: {event.status:#x}"))
+
+    def share_buffer(self, channel: Channel, use: BufferUse, pages: int) -> Promise[SharedBuffer]:
+        return share_pages(self, channel, pages)
 
     def teardown_gpadl(self, channel: Channel, gpadl_id: int) -> Promise[None]:
         promise: Promise[None] = Promise()

@@ -261,7 +261,7 @@ class Guest:
     def _connected(self, event: events.Connected) -> None:
         self._drop_monitor_page()
         if event.monitor_pages is not None:
-            self.monitor_page = MonitorPageView(self.memory, event.monitor_pages.child_to_parent)
+            self.monitor_page = MonitorPageView.at(self.memory, event.monitor_pages.child_to_parent)
 
     def _drop_monitor_page(self) -> None:
         if self.monitor_page is not None:

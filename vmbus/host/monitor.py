@@ -64,9 +64,9 @@ class PageMonitor:
         self._look()
         self._drop_pages()
         if pages is not None:
-            to_guest = MonitorPageView(memory, pages.parent_to_child)
+            to_guest = MonitorPageView.at(memory, pages.parent_to_child)
             try:
-                self._pages = (to_guest, MonitorPageView(memory, pages.child_to_parent))
+                self._pages = (to_guest, MonitorPageView.at(memory, pages.child_to_parent))
             except BaseException:
                 to_guest.release()
                 raise

@@ -9,9 +9,10 @@ The guest announces one GPADL for both: the ring in which it sends lies first, t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
-from vmbus.memory import GuestMemory, Mapping
+from vmbus.memory import PAGE_SIZE, GuestMemory, Mapping
 from vmbus.ring.errors import InvalidRingMemory
 from vmbus.ring.incoming import IncomingRing
 from vmbus.ring.memory import RingMemory
@@ -23,7 +24,7 @@ class RingPair(NamedTuple):
 
     incoming: IncomingRing
     outgoing: OutgoingRing
-    mappings: tuple[Mapping, Mapping]
+    mappings: tuple[Mapping, ...]
 
     def close(self) -> None:
         """Let both rings go and unmap their pages."""
@@ -70,3 +71,29 @@ def map_ring_pair(
             mapping.close()
         raise
     return RingPair(incoming, outgoing, (mappings[0], mappings[1]))
+
+
+def divide_ring_pair(mapping: Mapping, control_size: int = PAGE_SIZE, *, pure: bool = False) -> RingPair:
+    """The guest's end of both rings where something else has mapped them, one after the other and once.
+
+    Each half of the mapping is a control page in ``control_size`` bytes and the data behind it; a packet that wraps is
+    in two pieces. The pair owns the mapping from now on, and closes it if this raises; see :func:`map_ring_pair`.
+    """
+    half = len(mapping.view) // 2
+    with ExitStack() as undo:
+        undo.callback(mapping.close)
+        if half <= control_size or half % PAGE_SIZE or len(mapping.view) % 2:
+            raise InvalidRingMemory(
+                f"{len(mapping.view)} bytes cannot be two rings with {control_size} bytes of control"
+            )
+        rings: list[RingMemory] = []
+        for start in (0, half):
+            control, data = start + PAGE_SIZE, start + control_size
+            rings.append(RingMemory(mapping.view[start:control], mapping.view[data : start + half]))
+            undo.callback(rings[-1].release)
+        upstream, downstream = rings
+        outgoing = OutgoingRing(upstream, pure=pure)
+        undo.callback(outgoing.release)
+        incoming = IncomingRing(downstream, pure=pure)
+        undo.pop_all()
+        return RingPair(incoming, outgoing, (mapping,))

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from vmbus.channel import Channel
 from vmbus.devices.network import NetworkProvider
+from vmbus.drivers.buffers import BufferUse, SharedBuffer, share_pages
 from vmbus.drivers.driver import ChannelOffer, DriverError, Promise
 from vmbus.drivers.network import NetworkCard, NetworkDriver
 from vmbus.loop import Loop
@@ -77,6 +78,10 @@ class Wire:
         return self.pair.pages
 
     @property
+    def can_name_pages(self) -> bool:
+        return True
+
+    @property
     def processors(self) -> int:
         return 1
 
@@ -106,6 +111,9 @@ class Wire:
         made: Promise[int] = Promise()
         made.resolve(self._next_gpadl)
         return made
+
+    def share_buffer(self, channel: Channel, use: BufferUse, pages: int) -> Promise[SharedBuffer]:
+        return share_pages(self, channel, pages)
 
     def teardown_gpadl(self, channel: Channel, gpadl_id: int) -> Promise[None]:
         del self.pair.gpadls[gpadl_id]

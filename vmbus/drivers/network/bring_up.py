@@ -13,8 +13,9 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
 from vmbus.channel import Channel
+from vmbus.drivers.buffers import BufferUse, SharedBuffer
 from vmbus.drivers.driver import ChannelOffer, DriverBus, DriverError, Promise
-from vmbus.drivers.network.rings import PageBuffer, SendArea
+from vmbus.drivers.network.rings import SendArea
 from vmbus.wire.ndis import (
     NdisObjectHeader,
     NdisObjectType,
@@ -112,18 +113,17 @@ class BringUp:
 
     def _lend_buffers(self, channel: Channel) -> Steps:
         driver, bus = self._driver, self._bus
-        receive = driver.receive = PageBuffer(bus.memory, bus.pages, RECEIVE_PAGES)
-        gpadl = yield bus.create_gpadl(channel, receive.pfns)
-        lend = NvspSendReceiveBuffer(gpadl_handle=gpadl, id=RECEIVE_BUFFER_ID)
+        receive: SharedBuffer = yield bus.share_buffer(channel, BufferUse.RECEIVE, RECEIVE_PAGES)
+        driver.receive = receive
+        lend = NvspSendReceiveBuffer(gpadl_handle=receive.gpadl_id, id=RECEIVE_BUFFER_ID)
         answer = yield driver.nvsp.ask(channel, NvspMessageType.SEND_RECEIVE_BUFFER, lend, driver.version)
         if not isinstance(answer, NvspSendReceiveBufferComplete) or answer.status != NvspStatus.SUCCESS:
             raise DriverError("the host refuses the receive buffer")
         section = answer.section
         if section.offset or section.sub_allocation_size * section.num_sub_allocations > len(receive.view):
             raise DriverError("the host divides the receive buffer beyond its end")
-        send = PageBuffer(bus.memory, bus.pages, SEND_PAGES)
-        gpadl = yield bus.create_gpadl(channel, send.pfns)
-        offered = NvspSendSendBuffer(gpadl_handle=gpadl, id=0)
+        send: SharedBuffer = yield bus.share_buffer(channel, BufferUse.SEND, SEND_PAGES)
+        offered = NvspSendSendBuffer(gpadl_handle=send.gpadl_id, id=0)
         answer = yield driver.nvsp.ask(channel, NvspMessageType.SEND_SEND_BUFFER, offered, driver.version)
         if not isinstance(answer, NvspSendSendBufferComplete) or answer.status != NvspStatus.SUCCESS:
             raise DriverError("the host refuses the send buffer")
@@ -133,7 +133,7 @@ class BringUp:
         )
 
     def _initialize_card(self) -> Steps:
-        driver = self._driver
+        driver, bus = self._driver, self._bus
         complete = yield driver.ask_card(
             lambda request: (
                 RndisMessageType.INITIALIZE,
@@ -148,7 +148,7 @@ class BringUp:
         status = yield driver.query(Oid.GEN_MEDIA_CONNECT_STATUS)
         driver.link_up = int.from_bytes(status, "little") == MediaConnectStatus.CONNECTED
         offered = NdisOffload.parse((yield driver.query(Oid.TCP_OFFLOAD_HARDWARE_CAPABILITIES)))
-        if driver.wants_large and offered.lso_v2_ipv4_encapsulation:
+        if driver.wants_large and bus.can_name_pages and offered.lso_v2_ipv4_encapsulation:
             assert driver.area is not None
             driver.largest_send = min(offered.lso_v2_ipv4_max_size, 0xFFFF)
             driver.area.add_slots(LARGE_SLOTS)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
+from vmbus.drivers.buffers import PageBuffer, SharedBuffer
 from vmbus.drivers.driver import DriverError
 from vmbus.gpadl import GpaRange
 from vmbus.inet.frame import OutgoingFrame
@@ -24,28 +25,10 @@ SLOT_PAGES: Final = 17
 """Pages of a slot for a frame of up to 64 KiB with its RNDIS header."""
 
 
-class PageBuffer:
-    """Pages of the guest, mapped as one piece of its own memory."""
-
-    def __init__(self, memory: GuestMemory, pages: PageAllocator, count: int) -> None:
-        self.pfns = pages.allocate(count)
-        self._pages = pages
-        self._mapping = memory.map_pages(self.pfns)
-        self.view = self._mapping.view
-
-    def free(self) -> None:
-        """Unmap the pages and give them back."""
-        if self.pfns:
-            self.view = memoryview(b"")
-            self._mapping.close()
-            self._pages.free(self.pfns)
-            self.pfns = ()
-
-
 class SendArea:
     """Sections for short messages, slots for long ones; each is taken, and given back when the host is done with it."""
 
-    def __init__(self, memory: GuestMemory, pages: PageAllocator, sections: PageBuffer, section_size: int) -> None:
+    def __init__(self, memory: GuestMemory, pages: PageAllocator, sections: SharedBuffer, section_size: int) -> None:
         if not 1500 <= section_size <= len(sections.view):
             raise DriverError(f"the host divides the send buffer into sections of {section_size} bytes")
         self.section_size = section_size

@@ -12,10 +12,11 @@ from typing import Any, Final
 from zlib import crc32
 
 from vmbus.channel import Channel, ChannelHandler
+from vmbus.drivers.buffers import SharedBuffer
 from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus, DriverError, Promise
 from vmbus.drivers.network.bring_up import RECEIVE_BUFFER_ID, RING_PAGES, BringUp, Steps
 from vmbus.drivers.network.requests import NvspRequests, RndisRequests
-from vmbus.drivers.network.rings import PageBuffer, SendArea
+from vmbus.drivers.network.rings import SendArea
 from vmbus.errors import VmbusError
 from vmbus.gpadl import GpaRange
 from vmbus.inet.frame import OutgoingFrame
@@ -114,7 +115,7 @@ class NetworkDriver(Driver):
         self.primary: Channel | None = None
         self.nvsp = NvspRequests()
         self.rndis = RndisRequests()
-        self.receive: PageBuffer | None = None
+        self.receive: SharedBuffer | None = None
         self.area: SendArea | None = None
         self._in_flight: dict[int, tuple[bool, int]] = {}
         """What a packet under way occupies, by transaction id: whether a slot, and which slot or section."""
