@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dissectors.commands.read import channels, tell_damage
+from dissectors.commands.options import channels, tell_damage
 from dissectors.engine import Session
 from dissectors.engine.source import decode_capture
 from dissectors.rules import RULES, Checker, Finding, Severity

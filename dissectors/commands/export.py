@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dissectors.commands.read import channels, compiled, tell_damage
+from dissectors.commands.options import channels, compiled, tell_damage
 from dissectors.engine import Decoded
 from dissectors.engine.source import decode_capture
 

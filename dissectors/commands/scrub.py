@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dissectors.commands.read import channels
+from dissectors.commands.options import channels
 from dissectors.engine import Session
 from dissectors.exports.scrub import scrub
 

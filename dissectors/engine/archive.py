@@ -46,7 +46,6 @@ BATCH = 1 << 13
 _PACKET, _EXTERNAL, _MESSAGE = int(RecordKind.PACKET), int(RecordKind.EXTERNAL), int(RecordKind.MESSAGE)
 _UNUSUAL = int(RecordMark.PROBLEM | RecordMark.HAS_OPTIONS)
 _WORD = struct.Struct("<I")
-_TRANSACTION = struct.Struct("<Q")
 _CACHED = 4096
 
 Key = tuple[int, int, int]
@@ -264,6 +263,4 @@ class ArchiveReader(Session):
         """Its request is the archive's to know."""
 
     def _external(self, item: Decoded) -> None:
-        life = self.plane.life(item.channel_id)
-        item.channel, item.dialect = life, life.dialect
-        item.transaction_id = _TRANSACTION.unpack_from(item.data, 16)[0]
+        self._take_external(item)

@@ -39,6 +39,11 @@ _OPPOSITE = {
 }
 
 
+def opposite(direction: int) -> int:
+    """The direction of what answers; 0 for an unknown one."""
+    return _OPPOSITE.get(direction, 0)
+
+
 class Session:
     """Decodes the records of one connection, in order."""
 
@@ -170,18 +175,21 @@ class Session:
         self._pending[key] = item
 
     def _completion(self, item: Decoded) -> None:
-        key = (item.channel_id, _OPPOSITE.get(item.direction, 0), item.transaction_id)
+        key = (item.channel_id, opposite(item.direction), item.transaction_id)
         request = self._pending.pop(key, None)
         if request is not None:
             item.request, request.response = request, item
 
     def _external(self, item: Decoded) -> None:
+        self._take_external(item)
+        found = self._pending.get((item.channel_id, item.direction, item.transaction_id))
+        if found is None and item.dialect.answers_with_external:
+            found = self._pending.get((item.channel_id, opposite(item.direction), item.transaction_id))
+        item.request = found
+        item.dialect.observe(item)
+
+    def _take_external(self, item: Decoded) -> None:
+        """What external data says about itself."""
         life = self.plane.life(item.channel_id)
         item.channel, item.dialect = life, life.dialect
         item.transaction_id = _U64.unpack_from(item.data, 16)[0]
-        found = self._pending.get((item.channel_id, item.direction, item.transaction_id))
-        if found is None and life.dialect.answers_with_external:
-            opposite = _OPPOSITE.get(item.direction, 0)
-            found = self._pending.get((item.channel_id, opposite, item.transaction_id))
-        item.request = found
-        item.dialect.observe(item)

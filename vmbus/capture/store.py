@@ -68,8 +68,13 @@ class CannotSpool(VmbusError):
 
 
 def is_file(source: str) -> bool:
-    """Whether a source is a file that can be mapped: no pipe, FIFO, socket or standard input."""
-    return source != "-" and not source.startswith("unix:") and stat.S_ISREG(os.stat(source).st_mode)
+    """Whether a source is a file that can be mapped: no pipe, FIFO, socket or standard input, and not missing."""
+    if source == "-" or source.startswith("unix:"):
+        return False
+    try:
+        return stat.S_ISREG(os.stat(source).st_mode)
+    except OSError:
+        return False
 
 
 class CaptureStore:

@@ -1,0 +1,60 @@
+"""The options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dissectors.engine.source import UnknownProtocol, decode_as_option
+from vmbus.capture.walk import Damage
+from vmbus.wire.protocols import Protocol
+
+if TYPE_CHECKING:
+    from dissectors.filters import Filter
+
+Source = Annotated[str, typer.Argument(metavar="FILE", help="A capture, a FIFO, - for standard input, or unix:PATH.")]
+Wanted = Annotated[
+    str, typer.Option("-Y", "--filter", metavar="FILTER", help="Only records that fit, e.g. 'latency > 5ms'.")
+]
+DecodeAs = Annotated[
+    list[str] | None,
+    typer.Option("-d", "--decode-as", metavar="CHANNEL=PROTOCOL", help="What a channel speaks, e.g. 3=scsi."),
+]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "-j", "--jobs", metavar="N", min=0,
+        help="Decode a file in N processes; 0: one, or of a large file one for each processor.",
+    ),
+]  # fmt: skip
+ShowProgress = Annotated[
+    bool, typer.Option("--progress/--no-progress", help="A progress bar on stderr, if that is a terminal.")
+]
+
+
+def tell_damage(damage: Damage) -> None:
+    """Bytes of a capture that could not be read: one line on stderr."""
+    print(f"vmbus: {damage}", file=sys.stderr)
+
+
+def compiled(text: str) -> Filter | None:
+    """The value of ``-Y``; a wrong filter is a wrong command line, shown with a mark under the place."""
+    if not text:
+        return None
+    from dissectors.filters import Filter, FilterError  # lark is imported only when there is a filter
+
+    try:
+        return Filter(text)
+    except FilterError as error:
+        print(error.pointer(), file=sys.stderr)
+        raise typer.BadParameter(str(error)) from error
+
+
+def channels(decode_as: list[str] | None) -> dict[int, Protocol]:
+    """The value of ``--decode-as``; a wrong one is a wrong command line."""
+    try:
+        return decode_as_option(decode_as or [])
+    except UnknownProtocol as error:
+        raise typer.BadParameter(str(error)) from error

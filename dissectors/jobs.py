@@ -1,0 +1,123 @@
+"""Parts of a capture in several processes, and what they make of them in order.
+
+A process is forked for each part while the part is the newest of its passage, and so begins with all that is known
+there. What it writes goes to an unnamed temporary file; the files come out in the order of the parts, a few of them
+ahead at most, so that neither memory nor disk holds more than some megabytes whatever the capture's size.
+
+A process ignores Ctrl-C, which is its parent's to deal with, and is ended when the parent stops for whatever reason.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import wait
+from typing import BinaryIO
+
+from dissectors.engine.parts import Part
+from vmbus.capture.store import is_file
+from vmbus.errors import VmbusError
+
+LARGE = 4 << 20
+"""Bytes of a capture from which on it is worth while to decode in several processes: two seconds' work."""
+_AHEAD = 3
+"""Parts for each process that may be finished or under way at once."""
+_FAILED = 3
+
+Work = Callable[[Part, BinaryIO], None]
+"""What is done with a part; it writes to the file."""
+
+
+class WorkerDied(VmbusError):
+    """A process that decoded a part of the capture did not end well."""
+
+
+def job_count(asked: int, source: str) -> int:
+    """How many processes to use: as many as ``asked`` for, if that is not 0; else one, or all processors if the
+    capture is large. What is no file is decoded as it comes, by one."""
+    if not is_file(source):
+        return 1
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return asked or (processors if os.stat(source).st_size >= LARGE else 1)
+
+
+class _Job:
+    """One process at work on one part."""
+
+    def __init__(self, part: Part, work: Work) -> None:
+        self.part = part
+        self.output: BinaryIO = tempfile.TemporaryFile(prefix="vmbus-part-")  # noqa: SIM115 - closed when it was read
+        fork = multiprocessing.get_context("fork")
+        self.process = fork.Process(target=_work, args=(part, work, self.output), daemon=True)
+        self.process.start()
+
+    @property
+    def is_done(self) -> bool:
+        return not self.process.is_alive()
+
+    def finish(self) -> BinaryIO:
+        """What it wrote; raises :class:`WorkerDied`."""
+        self.process.join()
+        status = self.process.exitcode
+        self.output.seek(0)
+        if status == 0:
+            return self.output
+        where = f"records {self.part.first + 1} to {self.part.first + len(self.part)}"
+        if status == _FAILED:
+            raise WorkerDied(f"{where} could not be decoded: {self.output.read().decode()}")
+        reason = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
+        raise WorkerDied(f"the process that decoded {where} died ({reason}); --jobs 1 does without")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
+        self.output.close()
+
+
+def _work(part: Part, work: Work, output: BinaryIO) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        work(part, output)
+        output.flush()
+    except Exception as error:  # told in one line by the parent
+        output.seek(0)
+        output.truncate()
+        output.write(f"{type(error).__name__}: {error}".replace("\n", " ").encode())
+        output.flush()
+        sys.exit(_FAILED)
+
+
+def run_parts(parts: Iterable[Part], work: Work, jobs: int) -> Iterator[tuple[Part, BinaryIO]]:
+    """Each part with the file that holds what ``work`` wrote for it, in order; the file is closed afterwards.
+
+    Of the parts only the columns may still be asked for. Raises :class:`WorkerDied`.
+    """
+    waiting: deque[_Job] = deque()
+    try:
+        for part in parts:
+            while (busy := [job.process.sentinel for job in waiting if not job.is_done]) and (
+                len(busy) >= jobs or len(waiting) >= jobs * _AHEAD
+            ):
+                wait(busy)
+                yield from _finished(waiting)
+            waiting.append(_Job(part, work))
+            yield from _finished(waiting)
+        while waiting:
+            wait([waiting[0].process.sentinel])
+            yield from _finished(waiting)
+    finally:
+        for job in waiting:
+            job.stop()
+
+
+def _finished(waiting: deque[_Job]) -> Iterator[tuple[Part, BinaryIO]]:
+    while waiting and waiting[0].is_done:
+        with waiting[0].finish() as output:
+            yield waiting[0].part, output
+        waiting.popleft()
