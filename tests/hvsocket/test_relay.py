@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from vmbus.drivers.driver import DriverError
+from vmbus.devices.hvsocket.relay import MAX_REQUESTS
+from vmbus.drivers.driver import DriverError, Promise
 from vmbus.drivers.hvsocket import GuestStream
 from vmbus.ring.packet import IN_BAND
 from vmbus.testing.vsock import VsockPair
+from vmbus.wire.hvsocket import service_of_port
 
 LARGE = random.Random(5).randbytes(3 << 20)
 
@@ -214,3 +217,58 @@ def test_the_relays_socket_is_the_owners_alone_and_goes_with_it(joined: VsockPai
     assert joined.path.stat().st_mode & 0o777 == 0o600
     joined.pair.in_host(joined.relay.close)
     assert not Path(joined.path).exists()
+
+
+def wishes(joined: VsockPair, count: int, port: int) -> list[Promise[int]]:
+    """So many connections that the guest asks for at once."""
+    services = [(service_of_port(port), service_of_port(0x9000_0000 + number)) for number in range(count)]
+    return [joined.pair.guest.bus.connect_socket(*service) for service in services]
+
+
+def test_requests_for_a_busy_listener_wait_in_turn_and_hold_up_no_other(joined: VsockPair) -> None:
+    count = 3 * MAX_REQUESTS
+    with joined.listen(20, backlog=0) as listener, joined.listen(21) as other:
+        asked = wishes(joined, count, 20)
+        stream = joined.guest_connects(21)
+        other.accept()[0].close()
+        assert not all(one.done for one in asked) and joined.run_guest(stream) == b""
+        accepted = joined.beside(lambda: [listener.accept()[0] for _ in range(count)])
+        assert joined.pair.guest.loop.run(lambda: all(one.done for one in asked), timeout=10)
+    for connection in accepted:
+        connection.close()
+    assert len({one.result() for one in asked}) == count
+    assert joined.settled()
+
+
+def test_a_listener_that_stays_busy_is_a_refusal(joined: VsockPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmbus.devices.hvsocket.relay.BUSY_SECONDS", 0.1)
+    with joined.listen(20, backlog=0):
+        asked = wishes(joined, 4, 20)
+        assert joined.pair.guest.loop.run(lambda: all(one.done for one in asked), timeout=10)
+        with pytest.raises(DriverError, match="refused"):
+            asked[-1].result()
+
+
+def test_more_requests_than_there_may_be_connections_are_refused(
+    joined: VsockPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmbus.devices.hvsocket.relay.MAX_CONNECTIONS", 5)
+    with joined.listen(20, backlog=0):
+        asked = wishes(joined, 8, 20)
+        assert joined.pair.guest.loop.run(lambda: all(one.done for one in asked[5:]), timeout=3)
+        assert not asked[4].done
+        with pytest.raises(DriverError, match="refused"):
+            asked[5].result()
+
+
+def test_what_a_guest_that_died_was_waiting_for_is_not_offered_to_the_next(joined: VsockPair) -> None:
+    with joined.listen(20, backlog=0) as listener:
+        wishes(joined, 4, 20)
+        joined.pair.guest.close()
+        joined.pair.new_guest().boot()
+        listener.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                listener.accept()[0].close()
+        joined.pair.guest.loop.run(timeout=0.1)
+        assert not joined.pair.guest.offers and joined.settled()

@@ -15,9 +15,10 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 from vmbus.devices.device import Device
@@ -35,8 +36,13 @@ REQUEST_SECONDS = 10.0
 """So long may somebody take to say which port it wants."""
 BUSY_SECONDS = 5.0
 """So long is a listener asked again whose queue is full."""
+ASK_AGAIN_SECONDS = 0.01
+MAX_REQUESTS = 16
+"""So many of the guest's requests are carried out at one time; the others wait (openvmm, whose number this is, hears
+nothing at all from a guest that has so many under way: ``MAX_CONCURRENT_HVSOCK_REQUESTS``)."""
 BACKLOG = 256
 MAX_CONNECTIONS = 1024
+"""At one time, those that somebody asks for and those that the guest waits for included."""
 
 
 class Bus(Protocol):
@@ -66,6 +72,8 @@ class VsockRelay:
         self._path = path
         self._slots: dict[SocketConnection, Any] = {}
         self._asking: set[_Asking] = set()
+        self._wishes: deque[_Wish] = deque()
+        self._next_turn: Timer | None = None
         self._address = Address("unix", str(path))
         self._listener = listen(self._address, backlog=BACKLOG)
         host.loop.watch(self._listener.fileno(), self._accept)
@@ -75,6 +83,10 @@ class VsockRelay:
         """Those that are offered, relayed or coming to their end."""
         return list(self._slots)
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._asking) + len(self._wishes) + len(self._slots) >= MAX_CONNECTIONS
+
     # To the guest
 
     def _accept(self) -> None:
@@ -83,7 +95,7 @@ class VsockRelay:
         except OSError:
             return
         connection.setblocking(False)
-        if len(self._asking) + len(self._slots) >= MAX_CONNECTIONS or not self._host.has_guest:
+        if self._is_full or not self._host.has_guest:
             connection.close()
             return
         self._asking.add(_Asking(self, connection, self._host.loop))
@@ -121,31 +133,46 @@ class VsockRelay:
 
     def guest_connects(self, endpoint_id: UUID, service_id: UUID, silo_id: UUID, refuse: Callable[[], None]) -> None:
         """Connect to whoever listens for the service, then offer the guest its channel; or ``refuse``."""
-        deadline = time.monotonic() + BUSY_SECONDS
+        wish = _Wish(endpoint_id, service_id, silo_id, refuse, time.monotonic() + BUSY_SECONDS)
+        if self._is_full:
+            refuse()
+        elif len(self._wishes) >= MAX_REQUESTS or not self._settle(wish):
+            self._wishes.append(wish)
+            self._ask_again_later()
 
-        def attempt() -> None:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            problem = self._connect(connection, service_id)
-            if problem == 0 and len(self._slots) < MAX_CONNECTIONS and self._host.has_guest:
-                device = SocketConnection(
-                    connection,
-                    service_id,
-                    endpoint_id,
-                    loop=self._host.loop,
-                    host_connects=False,
-                    on_end=self._ended,
-                    silo_id=silo_id,
-                )
-                if not self._offer(device, OPEN_SECONDS):
-                    refuse()
-                return
-            connection.close()
-            if problem == errno.EAGAIN and time.monotonic() < deadline:
-                self._host.loop.call_later(0.01, attempt)
-            else:
-                refuse()
+    def _ask_again_later(self) -> None:
+        if self._wishes and self._next_turn is None:
+            self._next_turn = self._host.loop.call_later(ASK_AGAIN_SECONDS, self._ask_again)
 
-        attempt()
+    def _ask_again(self) -> None:
+        """Carry out what waits, in turn: whose listener is still busy waits behind the others."""
+        self._next_turn = None
+        turn = [self._wishes.popleft() for _ in range(min(len(self._wishes), MAX_REQUESTS))]
+        self._wishes.extend(wish for wish in turn if not self._settle(wish))
+        self._ask_again_later()
+
+    def _settle(self, wish: _Wish) -> bool:
+        """Connect and offer the channel, or refuse; False if neither can be done yet."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        problem = self._connect(connection, wish.service_id)
+        if problem == 0:
+            device = SocketConnection(
+                connection,
+                wish.service_id,
+                wish.endpoint_id,
+                loop=self._host.loop,
+                host_connects=False,
+                on_end=self._ended,
+                silo_id=wish.silo_id,
+            )
+            if not self._offer(device, OPEN_SECONDS):
+                wish.refuse()
+            return True
+        connection.close()
+        if problem == errno.EAGAIN and time.monotonic() < wish.deadline:
+            return False
+        wish.refuse()
+        return True
 
     def _connect(self, connection: socket.socket, service_id: UUID) -> int:
         """Connect to the first listener there is; 0, or the number of what went wrong."""
@@ -192,10 +219,19 @@ class VsockRelay:
             device.close()
         for asking in list(self._asking):
             asking.close()
+        self._wishes.clear()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
 
     def inspect(self) -> dict[str, Any]:
         """Live state for ``vmbus ctl inspect``."""
-        return {"path": str(self._path), "connections": len(self._slots), "asking": len(self._asking)}
+        return {
+            "path": str(self._path),
+            "connections": len(self._slots),
+            "asking": len(self._asking),
+            "guest_waits_for": len(self._wishes),
+        }
 
     def close(self) -> None:
         """Take no more connections, and end those that there are."""
@@ -203,6 +239,16 @@ class VsockRelay:
         self._listener.close()
         self._path.unlink(missing_ok=True)
         self.guest_left()
+
+
+class _Wish(NamedTuple):
+    """A connection that the guest has asked for and has not got yet."""
+
+    endpoint_id: UUID
+    service_id: UUID
+    silo_id: UUID
+    refuse: Callable[[], None]
+    deadline: float
 
 
 class _Asking:
