@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from dissectors.engine import Decoded, Session
 from dissectors.engine.dialects.control import HEADER_SIZE, parse_body
+from dissectors.replay.answers import readdressed, unrecorded_answer, whole_message
 from dissectors.replay.host_channel import ReplayedChannel
 from dissectors.replay.pace import Pace, Unasked
 from dissectors.replay.script import ChannelScript, HostScript, Request, Said, message_identity
@@ -30,9 +31,9 @@ from vmbus.transport import listen, parse_address
 from vmbus.transport.server import GuestConnection, HelloRefused
 from vmbus.wire import control as c
 from vmbus.wire.capture import Direction, MessageRecord, RecordKind
-from vmbus.wire.control_values import NO_MONITOR, SYNIC_MESSAGE_TYPE, VMBUS_SINT, MessageType, Status
+from vmbus.wire.control_values import NO_MONITOR, SYNIC_MESSAGE_TYPE, VMBUS_SINT, Status
 from vmbus.wire.hypervisor import HvStatus
-from vmbus.wire.offer import OfferChannel, OfferChannelPre7
+from vmbus.wire.offer import OfferChannel
 from vmbus.wire.partition import FrameStatus, Hello, HelloReply
 from vmbus.wire.partition import NoteKind as GuestNote
 from vmbus.wire.schema import Format
@@ -274,23 +275,23 @@ class HostPlayer:
             case c.ModifyChannel():
                 if body.channel_id in self._channels:
                     self._channels[body.channel_id].target_vp = body.target_vp
-                self._answer(answers, body, _unrecorded_answer(body))
+                self._answer(answers, body, unrecorded_answer(body))
             case c.Unload():
                 for channel_id in list(self._channels):
                     self._close_channel(channel_id)
                 self._answer(answers, body, c.UnloadComplete())
             case _:
-                self._answer(answers, body, _unrecorded_answer(body))
+                self._answer(answers, body, unrecorded_answer(body))
 
     def _answer(self, answers: list[Said], asked: Format, otherwise: Format | None) -> None:
         """Say what the host answered, with the ids of the one who asks; what must be answered is, in any case."""
         for said in answers:
             recorded = parse_body(said.item)
             assert recorded is not None, "the script holds only messages that are understood"
-            reply = _readdressed(recorded, asked)
+            reply = readdressed(recorded, asked)
             self._pace.after(said.pause_ns, lambda said=said, reply=reply: self._post(said, said.item, reply))  # type: ignore[misc]
         if not answers and otherwise is not None:
-            self._deliver(c.MessageHeader(message_type=_NUMBERS[type(otherwise)]).build() + otherwise.build())
+            self._deliver(whole_message(otherwise))
 
     def _post(self, said: Said, item: Decoded, body: Format | None = None) -> None:
         payload = bytes(item.data[item.body_at :])
@@ -378,50 +379,3 @@ class HostPlayer:
         if channel is not None:
             self._by_connection = {key: other for key, other in self._by_connection.items() if other is not channel}
             channel.close()
-
-
-_NUMBERS: dict[type[Format], MessageType] = {
-    c.VersionResponse: MessageType.VERSION_RESPONSE,
-    c.AllOffersDelivered: MessageType.ALL_OFFERS_DELIVERED,
-    c.OpenResult: MessageType.OPEN_CHANNEL_RESULT,
-    c.GpadlCreated: MessageType.GPADL_CREATED,
-    c.GpadlTorndown: MessageType.GPADL_TORNDOWN,
-    c.UnloadComplete: MessageType.UNLOAD_COMPLETE,
-    c.ModifyChannelResponse: MessageType.MODIFY_CHANNEL_RESPONSE,
-    c.ModifyConnectionResponse: MessageType.MODIFY_CONNECTION_RESPONSE,
-    c.TlConnectResult: MessageType.TL_CONNECT_RESULT,
-    c.PauseResponse: MessageType.PAUSE_RESPONSE,
-    c.CloseReservedResponse: MessageType.CLOSE_RESERVED_RESPONSE,
-}
-
-
-def _unrecorded_answer(body: Format) -> Format | None:
-    """What lets a guest go on that asks for something the recorded one did not ask for."""
-    match body:
-        case c.InitiateContact() | c.InitiateContact5():
-            return c.VersionResponse(version_supported=0)
-        case c.ModifyChannel():
-            return c.ModifyChannelResponse(channel_id=body.channel_id, status=Status.SUCCESS)
-        case c.TlConnectRequest():
-            return c.TlConnectResult(
-                endpoint_id=body.endpoint_id, service_id=body.service_id, status=Status.UNSUCCESSFUL
-            )
-        case c.CloseReservedChannel():
-            return c.CloseReservedResponse(channel_id=body.channel_id)
-        case c.Pause():
-            return c.PauseResponse()
-    return None
-
-
-def _readdressed(reply: Format, asked: Format) -> Format:
-    """A recorded answer with the ids that the live guest chose."""
-    match reply, asked:
-        case c.OpenResult(), c.OpenChannel():
-            return reply.replace(open_id=asked.open_id)
-        case ((c.GpadlCreated() | c.GpadlTorndown()), (c.GpadlCreated() | c.GpadlTeardown())):
-            return reply.replace(gpadl_id=asked.gpadl_id)
-        case c.TlConnectResult(), c.TlConnectRequest():
-            return reply.replace(endpoint_id=asked.endpoint_id)
-        case ((OfferChannel() | OfferChannelPre7()), c.TlConnectRequest()):
-            return reply.replace(instance_id=asked.endpoint_id)
-    return reply
