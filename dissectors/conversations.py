@@ -149,5 +149,5 @@ def frames(items: Iterable[Decoded]) -> Iterator[Frame]:
     """Every Ethernet frame of every card, in order."""
     for item in items:
         if isinstance(item.dialect, Network):
-            for start, stop, length in frames_of(item):
-                yield Frame(item, item.channel_name, bytes(item.data[start:stop]), length)
+            for frame, length in frames_of(item):
+                yield Frame(item, item.channel_name, frame, length)

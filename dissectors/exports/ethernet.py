@@ -23,12 +23,11 @@ def export_frames(items: Iterable[Decoded], target: BinaryIO) -> int:
     for item in items:
         if not isinstance(item.dialect, Network):
             continue
-        for start, stop, length in frames_of(item):
+        for frame, length in frames_of(item):
             name = item.channel_name
             if name not in interfaces:
                 interfaces[name] = len(interfaces)
                 target.write(blocks.interface_description(f"channel {name}", link_type=LINKTYPE_ETHERNET))
-            frame = bytes(item.data[start:stop])
             target.write(
                 blocks.enhanced_packet(interfaces[name], item.time_ns, frame, length, direction=item.direction)
             )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dissectors.engine import Decoded, Session
-from dissectors.engine.dialects.network import Network, frames_of
+from dissectors.engine.dialects.network import Network, frame_parts
 from vmbus.capture.store import CaptureStore
 from vmbus.wire.capture import NoteKind, NoteRecord, RecordKind
 from vmbus.wire.schema import WireError
@@ -31,11 +31,14 @@ def private_ranges(item: Decoded) -> Iterator[tuple[int, int]]:
         if kind not in _KEPT_NOTES:
             yield item.body_at, len(item.data)
         return
-    frames = list(frames_of(item)) if isinstance(item.dialect, Network) else []
-    for start, stop, _ in frames:
-        yield start, min(start + _ETHERTYPE.start, stop)
-        yield min(start + _ETHERTYPE.stop, stop), stop
-    if frames:
+    parts = list(frame_parts(item)) if isinstance(item.dialect, Network) else []
+    for start, stop, _, continues in parts:
+        if continues:
+            yield start, stop
+        else:
+            yield start, min(start + _ETHERTYPE.start, stop)
+            yield min(start + _ETHERTYPE.stop, stop), stop
+    if parts:
         return
     for node in item.tree:
         is_payload = node.field is not None and node.field.payload

@@ -4,7 +4,7 @@ local PACKET, EXTERNAL, MESSAGE, NOTE = 3, 4, 1, 6
 local GUEST_TO_HOST, HOST_TO_GUEST = 1, 2
 local GPA_DIRECT, TRANSFER_PAGES, COMPLETION = 9, 7, 11
 local EXECUTE_SRB = 3
-local RNDIS_PACKET, QUERY_COMPLETE = 1, 0x80000004
+local RNDIS_PACKET, QUERY_COMPLETE, PACKET_ID = 1, 0x80000004, 0x80000001
 
 local payload_start, guid_text
 
@@ -186,6 +186,22 @@ dialects.vstor = {
     end,
 }
 
+-- Whether a data message goes on with a coalesced frame: dissectors.engine.dialects.network.
+local function is_later_piece(item, at, finish)
+    local tvb = item.tvb
+    if item.direction ~= HOST_TO_GUEST or finish - at < 36 then return false end
+    local info = at + 8 + le32(tvb, at + 28)
+    local info_end = math.min(info + le32(tvb, at + 32), finish)
+    while info_end - info >= 12 do
+        local length, kind, value = le32(tvb, info), le32(tvb, info + 4), info + le32(tvb, info + 8)
+        if kind == PACKET_ID and value + 4 <= info_end then
+            return tvb(value + 1, 1):uint() % 4 == 1 -- several suballocations, and not the first
+        end
+        info = info + math.max(length, 12)
+    end
+    return false
+end
+
 local frame_dissector = Dissector.get("eth_withoutfcs")
 
 dialects.nvsp = {
@@ -221,7 +237,13 @@ dialects.nvsp = {
             if kind == RNDIS_PACKET and finish - at >= 16 then
                 local frame = at + 8 + le32(tvb, at + 8)
                 local size = math.min(frame + le32(tvb, at + 12), finish) - frame
-                if size >= 14 then item.frames[#item.frames + 1] = tvb(frame, size) end
+                local last = item.frames[#item.frames]
+                if last and size > 0 and is_later_piece(item, at, finish) then
+                    last.whole = last.whole or last.first:bytes()
+                    last.whole:append(tvb(frame, size):bytes())
+                elseif size >= 14 then
+                    item.frames[#item.frames + 1] = { first = tvb(frame, size) }
+                end
             end
             at = finish
         end
@@ -394,7 +416,8 @@ function vmbus.dissector(tvb, pinfo, root)
     end
     pinfo.cols.protocol = "VMBus/" .. found.dialect
     for _, frame in ipairs(item.frames) do
-        frame_dissector:call(frame:tvb("Ethernet frame"), pinfo, root)
+        local bytes = frame.whole and frame.whole:tvb("Coalesced frame") or frame.first:tvb()
+        frame_dissector:call(bytes, pinfo, root)
     end
     return size
 end

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dissectors.engine.dialect import COMPLETION, Dialect
 from dissectors.engine.layers import Layer
@@ -17,6 +17,7 @@ from vmbus.wire.nvsp import NvspCompletion, NvspMessage, NvspMessageType, NvspSt
 from vmbus.wire.rndis import RndisMessage, RndisMessageType, RndisReceivedMessage
 from vmbus.wire.rndis_oid import Oid
 from vmbus.wire.rndis_oid_formats import OID_ANSWERS
+from vmbus.wire.rndis_ppi import PacketId, PacketIdFlags, PpiType
 from vmbus.wire.schema import Format
 from vmbus.wire.tail import choose
 
@@ -28,6 +29,8 @@ _U32 = struct.Struct("<I")
 _RNDIS = struct.Struct("<IIII")
 _ANSWER = struct.Struct("<IIII")
 _PACKET = struct.Struct("<IIII")
+_INFO_PLACE = struct.Struct("<II")
+_INFO = struct.Struct("<III")  # wire.rndis_ppi.PerPacketInfo
 _ETHERTYPE = struct.Struct(">H")
 
 COMPLETE = 0x80000000
@@ -135,8 +138,21 @@ def _oid_of(request: Decoded) -> int:
     return rndis_head(request)[3]
 
 
-def frames_of(item: Decoded) -> Iterator[tuple[int, int, int]]:
-    """Where the Ethernet frames of data messages lie: start, end of what was recorded of it, and real length."""
+class FramePart(NamedTuple):
+    """A frame in a record, or one of the pieces of a coalesced frame."""
+
+    start: int
+    """Where it starts in the record's bytes."""
+    stop: int
+    """Where what was recorded of it ends."""
+    length: int
+    """Its real length in bytes."""
+    continues: bool
+    """Whether it belongs behind the part before it."""
+
+
+def frame_parts(item: Decoded) -> Iterator[FramePart]:
+    """Where the Ethernet frames of data messages lie."""
     if item.kind != RecordKind.EXTERNAL:
         return
     at, stop = item.body_at, len(item.data)
@@ -145,16 +161,51 @@ def frames_of(item: Decoded) -> Iterator[tuple[int, int, int]]:
         end = min(at + size, stop) if size >= _BODY else stop
         start = at + _BODY + offset
         if number == RndisMessageType.PACKET and start < end:
-            yield start, min(start + length, end), length
+            yield FramePart(start, min(start + length, end), length, _is_later_piece(item, at, end))
         at = end
 
 
+def _is_later_piece(item: Decoded, at: int, end: int) -> bool:
+    """Whether the data message at ``at`` says by its packet id that it goes on with a coalesced frame."""
+    if item.direction != Direction.HOST_TO_GUEST or end - at < _INFO_PLACE.size + 28:
+        return False
+    offset, size = _INFO_PLACE.unpack_from(item.data, at + 28)
+    info_at = at + _BODY + offset
+    info_end = min(info_at + size, end)
+    while info_end - info_at >= _INFO.size:
+        length, kind, value_at = _INFO.unpack_from(item.data, info_at)
+        if kind == PpiType.PACKET_ID and info_at + value_at + PacketId.SIZE <= info_end:
+            flags = item.data[info_at + value_at + 1]
+            return flags & (PacketIdFlags.MULTI_SUBALLOCATION | PacketIdFlags.FIRST_FRAGMENT) == 1
+        info_at += max(length, _INFO.size)
+    return False
+
+
+def frames_of(item: Decoded) -> Iterator[tuple[bytes, int]]:
+    """The Ethernet frames of data messages, coalesced ones put together: what was recorded of each, and real length."""
+    pieces: list[FramePart] = []
+    for part in frame_parts(item):
+        if pieces and not part.continues:
+            yield _joined(item, pieces)
+            pieces.clear()
+        pieces.append(part)
+    if pieces:
+        yield _joined(item, pieces)
+
+
+def _joined(item: Decoded, pieces: list[FramePart]) -> tuple[bytes, int]:
+    recorded = b""
+    for start, stop, length, _ in pieces:
+        recorded += item.data[start:stop]
+        if stop - start < length:
+            break
+    return recorded, sum(piece.length for piece in pieces)
+
+
 def _frame_line(item: Decoded) -> str:
-    found = next(frames_of(item), None)
-    if found is None or found[1] - found[0] < 14:
+    frame, length = next(frames_of(item), (b"", 0))
+    if len(frame) < 14:
         return "frame"
-    start, _, length = found
-    data = item.data
-    target, source = bytes(data[start : start + 6]).hex(":"), bytes(data[start + 6 : start + 12]).hex(":")
-    ethertype = _ETHERTYPE.unpack_from(data, start + 12)[0]
-    return f"{source} > {target} {_ETHERTYPES.get(ethertype, f'{ethertype:#06x}')}, {length} bytes"
+    ethertype = _ETHERTYPE.unpack_from(frame, 12)[0]
+    kind = _ETHERTYPES.get(ethertype, f"{ethertype:#06x}")
+    return f"{frame[6:12].hex(':')} > {frame[:6].hex(':')} {kind}, {length} bytes"
