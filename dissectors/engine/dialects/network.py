@@ -175,7 +175,7 @@ def _is_later_piece(item: Decoded, at: int, end: int) -> bool:
     while info_end - info_at >= _INFO.size:
         length, kind, value_at = _INFO.unpack_from(item.data, info_at)
         if kind == PpiType.PACKET_ID and info_at + value_at + PacketId.SIZE <= info_end:
-            flags = item.data[info_at + value_at + 1]
+            flags: int = item.data[info_at + value_at + 1]
             return flags & (PacketIdFlags.MULTI_SUBALLOCATION | PacketIdFlags.FIRST_FRAGMENT) == 1
         info_at += max(length, _INFO.size)
     return False
