@@ -159,6 +159,53 @@ def test_a_file_that_is_no_journal_is_refused_in_one_line(channel: Channel, dama
         channel.owed()
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_no_byte_of_a_journal_can_change_unnoticed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    channel = Channel(tmp_path_factory.mktemp("journal") / "j", half_size=4096)
+    for number in range(data.draw(st.integers(1, 60))):
+        channel.take(request(number))
+        channel.send(answer(number))
+    content = bytearray(channel.path.read_bytes())
+    active = content[8]
+    used = int.from_bytes(content[16 + 8 * active : 20 + 8 * active], "little")
+    start = HEADER_SIZE + active * 4096
+    words = [*range(16), *range(16 + 8 * active, 24 + 8 * active)]
+    place = data.draw(st.sampled_from([*words, *range(start, start + used)]))
+    content[place] ^= data.draw(st.integers(1, 255))
+    if content[4:8] == b"\2\0\0\0":
+        return  # it says that it is older, and has no checksums
+    channel.path.write_bytes(content)
+    with pytest.raises(JournalError):
+        channel.owed()
+
+
+def test_a_torn_entry_is_noticed(channel: Channel) -> None:
+    channel.take(request(1), request(2))
+    before = channel.path.read_bytes()
+    channel.take(request(3), request(4))
+    after = channel.path.read_bytes()
+    used = [int.from_bytes(content[16:20], "little") for content in (before, after)]
+    torn = bytearray(after)
+    middle = HEADER_SIZE + (used[0] + used[1]) // 2
+    torn[middle : HEADER_SIZE + used[1]] = bytes(HEADER_SIZE + used[1] - middle)
+    channel.path.write_bytes(torn)
+    with pytest.raises(JournalError, match="do not agree"):
+        channel.owed()
+
+
+def test_a_journal_without_checksums_is_read(channel: Channel) -> None:
+    channel.take(request(1), request(2))
+    channel.send(answer(1))
+    content = bytearray(channel.path.read_bytes())
+    content[4] = 2
+    content[12:16] = content[20:24] = bytes(4)
+    channel.path.write_bytes(content)
+    assert channel.owed() == [2]
+
+
 def test_more_than_the_journal_holds_is_an_error_and_not_a_loss(tmp_path: Path) -> None:
     channel = Channel(tmp_path / "small", half_size=1024)
     channel.take(*(request(number) for number in range(10)))

@@ -12,19 +12,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 from uuid import UUID
 
 from vmbus.errors import OptionError, VmbusError
+from vmbus.state_format import State, StateFormat
 from vmbus.wire.schema import NIL_GUID
 
 if TYPE_CHECKING:
     from vmbus.channel import Channel, ChannelHandler
     from vmbus.loop import Loop
     from vmbus.memory import GuestMemory
-
-State = dict[str, Any]
-"""What ``json`` can write: the state of a device on its way to the next host process, or to a person's eyes."""
 
 
 class DeviceError(VmbusError):
@@ -95,6 +93,8 @@ class Device(ABC):
     """Short, for logs, captures and ``vmbus ctl``: ``"scsi"``, ``"net"``."""
     offer: OfferTraits = OfferTraits()
     bus: DeviceBus | None = None
+    state_format = StateFormat()
+    """The version of what :meth:`save` gives, and how states of older versions become it."""
 
     def attach(self, bus: DeviceBus) -> None:
         """The device is about to be offered on ``bus``."""

@@ -105,6 +105,7 @@ class DeviceSlot:
     def _release_if_unused(self) -> None:
         if self._is_removed and not self.channels:
             self._is_removed = False
+            self._host.leaving.remove(self)
             self.device.close()
 
     def guest_left(self) -> None:

@@ -6,8 +6,8 @@ disk on another machine, writing a file) and has to be done in a worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from vmbus.devices.catalog import make_devices
@@ -18,7 +18,7 @@ from vmbus.devices.storage.controller import StorageController, UnitAddress
 from vmbus.devices.storage.dvd import ScsiDvd
 from vmbus.devices.storage.file import FileBackend
 from vmbus.devices.storage.media import MediaUnit
-from vmbus.devices.storage.spec import parse_disk_option, place
+from vmbus.devices.storage.spec import parse_disk_option
 from vmbus.errors import VmbusError
 from vmbus.host.bus import DeviceSlot
 from vmbus.host.inspection import inspect_host, part_of
@@ -129,7 +129,8 @@ class CtlCommands:
 
     def add_scsi(self, arguments: Arguments) -> Slow:
         """``disks``, each as ``--scsi`` takes it: units of a controller that is there, or of a new one."""
-        specs = [parse_disk_option(text) for text in arguments.texts("disks")]
+        disks = arguments.texts("disks")
+        specs = [parse_disk_option(text) for text in disks]
 
         def work() -> list[MediaUnit]:
             units: list[MediaUnit] = []
@@ -143,48 +144,31 @@ class CtlCommands:
             return units
 
         def finish(units: list[MediaUnit]) -> list[str]:
-            known = {
-                slot.device.name: slot.device for slot in self._host.slots if isinstance(slot.device, StorageController)
-            }
-            controllers = dict(known)
-            pairs = list(zip(specs, units, strict=True))
-            try:
-                while pairs:
-                    place(*pairs[0], controllers)
-                    pairs.pop(0)
-            finally:
-                for _, unit in pairs:
-                    unit.close()
-                new = [device for name, device in controllers.items() if name not in known and device.units]
-                for device in new:
-                    device.offer = replace(device.offer, monitor_latency=self._monitor_latency)
-                labels = self._plug(new)
-            return labels
+            return self._host.inventory.add_disks(list(zip(disks, units, strict=True)), self._monitor_latency)
 
         return Slow(work, finish)
 
     def add_nic(self, arguments: Arguments) -> Slow:
         """``nic``, as ``--nic`` takes it."""
         nic = arguments.text("nic")
-        return Slow(lambda: make_devices(nics=[nic], monitor_latency=self._monitor_latency), self._plug)
+        return self._add("--nic", nic, lambda: make_devices(nics=[nic], monitor_latency=self._monitor_latency))
 
     def add_device(self, arguments: Arguments) -> Slow:
         """``device``, as ``--device`` takes it."""
-        device = arguments.text("device")
-        return Slow(lambda: make_devices(others=[device], monitor_latency=self._monitor_latency), self._plug)
+        name = arguments.text("device")
+        return self._add("--device", name, lambda: make_devices(others=[name], monitor_latency=self._monitor_latency))
 
-    def _plug(self, devices: Sequence[Device]) -> list[str]:
-        return [self._host.plug(device).label for device in devices]
+    def _add(self, option: str, text: str, make: Callable[[], list[Device]]) -> Slow:
+        return Slow(make, lambda made: self._host.inventory.add(option, text, made, self._monitor_latency))
 
     def remove(self, arguments: Arguments) -> None:
         """``name``: a device (label or instance id), or a unit of a controller as ``CONTROLLER/PATH:TARGET:LUN``."""
         name = arguments.text("name")
         if "/" in name:
-            controller, address, unit = self._unit(name)
-            controller.remove(address)
-            unit.close()
+            controller, address, _ = self._unit(name)
+            self._host.inventory.remove_unit(controller, address)
         else:
-            self._host.unplug(self._slot(name))
+            self._host.inventory.remove(self._slot(name))
 
     def offer(self, arguments: Arguments) -> None:
         """``name``: a device that was rescinded."""

@@ -13,8 +13,10 @@ The host's own packets that lend the guest memory (a card's receive buffer) are 
 until the guest's completion is TAKEN.
 
 The file is a header page and two halves.  Entries are appended to the active half; when it is full, what is still
-owed is written into the other one, which then becomes active.  A word in the header says how much of a half is valid,
-and is stored after the entry.  docs/state-format.md is the specification.
+owed is written into the other one, which then becomes active.  One word in the header says how much of a half is valid
+and what its checksum is (CRC-32 of all its entries, each begun with the one before), and is stored in one piece after
+the entry: what is damaged, torn or cut is recognised wherever it is, and nothing is believed that is not sound.
+docs/state-format.md is the specification.  Journals of version 2 had no checksums, and are read.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +32,9 @@ from pathlib import Path
 from vmbus.errors import VmbusError
 from vmbus.ring.packet import COMPLETION, MAX_BATCH, TRANSFER_PAGES, OutgoingPacket, RingPacket
 
-MAGIC, VERSION = 0x4A424D56, 2
+MAGIC, VERSION = 0x4A424D56, 3
+WITHOUT_CHECKSUMS = 2
+"""The version before, which is read and not written."""
 HEADER_SIZE = 4096
 HALF_SIZE = 16 << 20
 
@@ -42,7 +47,8 @@ _SENT = struct.Struct("<IIQII")  # write index before and after, packets sent so
 _LOAN = struct.Struct("<QII")  # transaction id, bytes of the transfer-page ranges, reserved
 _PACKET = struct.Struct("<HHIIIQ")  # type, flags, bytes of extension, bytes of payload, reserved, transaction id
 _ACTIVE, _USED = 1, 2
-"""Where the active half's number and the halves' lengths lie in the header, in 64-bit words."""
+"""Where the active half's number and the halves' lengths lie in the header, in 64-bit words: the value in the low 32
+bits, a checksum in the high ones (of the number itself; of what is in the half)."""
 
 WANTS_COMPLETION = 1
 
@@ -146,6 +152,8 @@ class Journal:
         self._view[:8] = _HEADER.pack(MAGIC, VERSION)
         self._active = 0
         self._used = 0
+        self._checksum = 0
+        self._words[_ACTIVE] = _checked(self._active)
 
     def taken(self, channel_id: int, before: int, after: int, packets: Sequence[RingPacket]) -> None:
         """A batch is about to be handled; what wants no completion is not remembered."""
@@ -192,15 +200,17 @@ class Journal:
 
     def _put(self, entry: bytes, length: int) -> None:
         start = HEADER_SIZE + self._active * self._half_size + self._used
-        self._view[start : start + len(entry)] = entry
+        entry = entry.ljust(length, b"\0")
+        self._view[start : start + length] = entry
         self._used += length
-        self._words[_USED + self._active] = self._used
+        self._checksum = zlib.crc32(entry, self._checksum)
+        self._words[_USED + self._active] = self._checksum << 32 | self._used
 
     def _rewrite(self) -> None:
         """Write what is owed into the other half, and make that the active one."""
         other = 1 - self._active
         self._words[_USED + other] = 0
-        self._active, self._used = other, 0
+        self._active, self._used, self._checksum = other, 0, 0
         for channel_id, debt in self.debts.items():
             listed = [(key, encoded) for key, waiting in debt.owed.items() for encoded in waiting]
             for kind, count, body in (
@@ -211,7 +221,12 @@ class Journal:
                 if self._used + length > self._half_size:
                     raise JournalError("the guest is owed more answers than the journal can hold")
                 self._put(_ENTRY.pack(length, kind, 0, channel_id, count) + body, length)
-        self._words[_ACTIVE] = other
+        self._words[_ACTIVE] = _checked(other)
+
+
+def _checked(number: int) -> int:
+    """The word of the header that says which half is active."""
+    return zlib.crc32(number.to_bytes(4, "little")) << 32 | number
 
 
 _NO_INDEX = 0xFFFFFFFF
@@ -227,12 +242,16 @@ def check_journal(path: Path) -> None:
         raise JournalError(f"cannot read the journal {path}: {error.strerror}") from None
 
 
-def _check_header(path: Path, head: bytes, size: int) -> None:
+def _check_header(path: Path, head: bytes, size: int) -> int:
+    """The journal's version."""
     if size < HEADER_SIZE or head[:4] != MAGIC.to_bytes(4, "little"):
         raise JournalError(f"{path} is not a host's journal")
     version = int.from_bytes(head[4:8], "little")
-    if version != VERSION:
-        raise JournalError(f"{path} is a journal of version {version}, and this is version {VERSION}")
+    if not WITHOUT_CHECKSUMS <= version <= VERSION:
+        raise JournalError(
+            f"{path} is a journal of version {version}, and this host reads {WITHOUT_CHECKSUMS} to {VERSION}"
+        )
+    return version
 
 
 def read_journal(path: Path, indices: Indices, saved: Totals | None = None) -> Debts:
@@ -247,13 +266,26 @@ def read_journal(path: Path, indices: Indices, saved: Totals | None = None) -> D
         data = path.read_bytes()
     except OSError as error:
         raise JournalError(f"cannot read the journal {path}: {error.strerror}") from None
-    _check_header(path, data[: _HEADER.size], len(data))
+    version = _check_header(path, data[: _HEADER.size], len(data))
+    return _replay(_entries(path, data, has_checksums=version > WITHOUT_CHECKSUMS), indices, saved or {})
+
+
+def _entries(path: Path, data: bytes, *, has_checksums: bool) -> bytes:
+    """The valid part of the active half."""
     half_size = (len(data) - HEADER_SIZE) // 2
-    active, *used = struct.unpack_from("<QQQ", data, 8 * _ACTIVE)
-    if active > 1 or used[active] > half_size:
+    active, *halves = struct.unpack_from("<QQQ", data, 8 * _ACTIVE)
+    if has_checksums and active not in (_checked(0), _checked(1)):
+        raise JournalError(f"{path} is damaged: no half of it is the active one")
+    active &= 0xFFFFFFFF
+    word = halves[active] if active <= 1 else half_size + 1
+    used, checksum = (word & 0xFFFFFFFF, word >> 32) if has_checksums else (word, 0)
+    if used > half_size:
         raise JournalError(f"{path} is damaged: its header makes no sense")
     start = HEADER_SIZE + active * half_size
-    return _replay(data[start : start + used[active]], indices, saved or {})
+    entries = data[start : start + used]
+    if has_checksums and zlib.crc32(entries) != checksum:
+        raise JournalError(f"{path} is damaged: its entries and their checksum do not agree")
+    return entries
 
 
 @dataclass(slots=True)
@@ -282,7 +314,7 @@ def _replay(data: bytes, indices: Indices, saved: Totals) -> Debts:
     try:
         while at + _ENTRY.size <= len(data):
             length, kind, _, channel_id, count = _ENTRY.unpack_from(data, at)
-            if length < _ENTRY.size or at + length > len(data):
+            if length < _ENTRY.size or length % 8 or at + length > len(data):
                 raise JournalError("the journal is damaged: an entry runs over its end")
             body = data[at + _ENTRY.size : at + length]
             at += length

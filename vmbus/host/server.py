@@ -12,6 +12,7 @@ from uuid import UUID
 from vmbus.devices.device import Device
 from vmbus.errors import VmbusError
 from vmbus.host.bus import DeviceSlot
+from vmbus.host.inventory import Inventory
 from vmbus.host.partition import HostPartition
 from vmbus.host.servicing import Servicing
 from vmbus.loop import Loop
@@ -81,8 +82,18 @@ class Host:
         self._address: Address | None = None
         self._connection: GuestConnection | None = None
         self.loop.on_error = self._internal_error
+        self.leaving: list[DeviceSlot] = []
+        """Devices that are not the host's any more, and that a guest has not let go of yet."""
         for device in devices:
             self.plug(device)
+        self.inventory = Inventory(self)
+        """What is changed about the devices from now on."""
+        if servicing is not None:
+            try:
+                servicing.prepare(self)
+            except VmbusError:
+                self.close()
+                raise
 
     # Devices
 
@@ -109,6 +120,7 @@ class Host:
         """Rescind a device's offers, and release it as soon as no guest uses it any more."""
         if slot in self.slots:
             self.slots.remove(slot)
+            self.leaving.append(slot)
             slot.remove()
 
     # Guests
@@ -156,7 +168,7 @@ class Host:
             self.servicing.forget()
         self.partition = None
         self._connection = None
-        for slot in self.slots:
+        for slot in (*self.slots, *self.leaving):
             slot.guest_left()
         if self.sockets is not None:
             self.sockets.guest_left()

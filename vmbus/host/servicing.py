@@ -11,7 +11,6 @@ the packets in the journal, or the answers.  docs/state-format.md has the docume
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import struct
@@ -23,30 +22,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from vmbus import __version__
 from vmbus.channel import Channel
-from vmbus.errors import VmbusError
 from vmbus.gpadl import Gpadl
 from vmbus.host.bus import DeviceSlot
 from vmbus.host.journal import ChannelDebt, Debts, Journal, check_journal, read_journal
+from vmbus.host.state_document import BadHostState, read_document, upgraded_device, write_document
 from vmbus.ring import RingPacket
 from vmbus.ring.packet import COMPLETION, TRANSFER_PAGES, OutgoingPacket
+from vmbus.state_format import State
 from vmbus.wire.control_values import SYNIC_MESSAGE_TYPE
 
 if TYPE_CHECKING:
     from vmbus.devices.device import Device
     from vmbus.host.partition import HostPartition
+    from vmbus.host.server import Host
 
 log = logging.getLogger("vmbus.host")
 
-FORMAT, VERSION = "vmbus host state", 2
-
-
 _SIGNS_OF_DAMAGE = (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, struct.error)
 """What unlikely values in a document or journal lead to."""
-
-
-class BadHostState(VmbusError):
-    """The state of an earlier host cannot be taken up."""
 
 
 StandIn = Callable[[UUID, UUID], "Device | None"]
@@ -92,27 +87,28 @@ class Servicing:
         self._journal_path = path.with_name(path.name + ".journal")
         self._saved = self._load()
 
-    def _load(self) -> dict[str, Any] | None:
+    def _load(self) -> State | None:
+        document = read_document(self.path)
+        if document is not None:
+            check_journal(self._journal_path)
+        return document
+
+    def prepare(self, host: Host) -> None:
+        """Give a host that has the devices of its command line those that the earlier process had got since.
+
+        Raises a ``VmbusError`` if one cannot be made again, or if a device's state is too new for this program.
+        """
+        if self._saved is None:
+            return
         try:
-            text = self.path.read_text()
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadHostState(f"cannot read the state {self.path}: {error}") from None
-        try:
-            document = json.loads(text)
-            if document["format"] != FORMAT:
-                raise BadHostState(f"{self.path} is not the state of a host, but {document['format']!r}")
-            if document["version"] != VERSION:
-                raise BadHostState(
-                    f"{self.path} is a state of version {document['version']}, and this is version {VERSION}: "
-                    "remove it, and start the guest anew"
-                )
-            UUID(document["guest_id"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadHostState(f"{self.path} is not the state of a host: {error}") from None
-        check_journal(self._journal_path)
-        return dict(document)
+            host.inventory.restore(self._saved["changes"])
+            devices = {str(slot.device.instance_id): slot.device for slot in host.slots}
+            for saved in self._saved["devices"]:
+                device = devices.get(saved["instance"])
+                if device is not None:
+                    device.state_format.check(f"{self.path}: the state of {device.name}", saved["version"])
+        except _SIGNS_OF_DAMAGE as error:
+            raise BadHostState(f"{self.path} is damaged: {type(error).__name__}: {error}") from None
 
     # Guests come
 
@@ -151,12 +147,13 @@ class Servicing:
         if partition.guest_id is None or self.journal is None:
             return
         devices = []
-        for slot in host.slots:
+        for slot in (*host.slots, *host.leaving):
             self.device_states[slot.device.instance_id] = slot.device.checkpoint()
             devices.append(
                 {
                     "interface": str(slot.device.interface_id),
                     "instance": str(slot.device.instance_id),
+                    "version": slot.device.state_format.version,
                     "offered": slot.is_offered,
                     "subchannels": slot.subchannels,
                     "state": slot.device.save() if clean else self.device_states[slot.device.instance_id],
@@ -164,8 +161,7 @@ class Servicing:
             )
         debts = self.journal.debts
         document = {
-            "format": FORMAT,
-            "version": VERSION,
+            "program": f"vmbus {__version__}",
             "clean": clean,
             "guest_id": str(partition.guest_id),
             "last_sequence": partition.last_sequence,
@@ -181,6 +177,7 @@ class Servicing:
             "message_numbers": [[vp, sint, number] for (vp, sint), number in partition.message_numbers.items()],
             "control": partition.control.save(),
             "devices": devices,
+            "changes": host.inventory.save(),
             "channels": {
                 str(channel_id): {
                     "target_vp": channel.target_vp,
@@ -191,12 +188,15 @@ class Servicing:
                 for channel_id, channel in partition.channels.items()
             },
         }
-        fresh = self.path.with_name(self.path.name + ".new")
-        try:
-            fresh.write_text(json.dumps(document))
-            os.replace(fresh, self.path)
-        except OSError as error:
-            raise BadHostState(f"cannot write the state {self.path}: {error.strerror}") from None
+        write_document(self.path, document)
+
+    def devices_changed(self, host: Host) -> None:
+        """Devices were added or removed: the next process must know before whoever asked for it does."""
+        if host.partition is not None:
+            host.partition.save()
+        elif self._saved is not None:
+            self._saved["changes"] = host.inventory.save()
+            write_document(self.path, self._saved)
 
     def forget(self) -> None:
         """The guest is gone: its state is worth nothing any more."""
@@ -238,7 +238,7 @@ class Servicing:
                 raise BadHostState(f"{self.path} is damaged: {type(error).__name__}: {error}") from None
             raise
 
-    def _resume(self, partition: HostPartition, saved: dict[str, Any]) -> list[TakeOver]:
+    def _resume(self, partition: HostPartition, saved: State) -> list[TakeOver]:
         partition.last_sequence, partition.last_status = saved["last_sequence"], saved["last_status"]
         partition.control.restore(saved["control"])
         if partition.control.info is not None and partition.memory is not None:
@@ -259,7 +259,7 @@ class Servicing:
         self.checkpoint(partition)
         return work
 
-    def _restore_devices(self, partition: HostPartition, saved: dict[str, Any]) -> None:
+    def _restore_devices(self, partition: HostPartition, saved: State) -> None:
         states = {UUID(device["instance"]): device for device in saved["devices"]}
         channels = [channel for channel in partition.control.offers if not channel.state.is_rescinded]
         in_use = {channel.key.instance_id: channel.traits.monitor_latency for channel in channels}
@@ -269,7 +269,7 @@ class Servicing:
                 partition.offer(slot)  # a device that the earlier process did not have
                 continue
             slot.is_offered, slot.subchannels = device["offered"], device["subchannels"]
-            slot.device.restore(device["state"])
+            slot.device.restore(upgraded_device(device, slot.device.state_format))
             if not slot.is_offered and slot.device.instance_id in in_use:
                 # It was about to be taken back, and the guest does not know yet: it goes as soon as nothing is owed.
                 slot.is_offered = True
@@ -279,9 +279,7 @@ class Servicing:
         for instance_id in (states.keys() & in_use.keys()) - known:
             self._replace(partition, states[instance_id], instance_id, in_use[instance_id])
 
-    def _replace(
-        self, partition: HostPartition, saved: dict[str, Any], instance_id: UUID, monitor_latency: int | None
-    ) -> None:
+    def _replace(self, partition: HostPartition, saved: State, instance_id: UUID, monitor_latency: int | None) -> None:
         """A device is not there any more: another one answers for it, and is taken back as soon as nothing is owed."""
         device = self._stand_in(UUID(saved["interface"]), instance_id)
         if device is None:
@@ -289,7 +287,7 @@ class Servicing:
         device.offer = replace(device.offer, monitor_latency=monitor_latency)
         slot = partition.host.plug(device)
         slot.subchannels = saved["subchannels"]
-        device.restore(saved["state"])
+        device.restore(upgraded_device(saved, device.state_format))
         partition.offer(slot)
         partition.last_steps.append(partial(partition.host.unplug, slot))
 
@@ -305,7 +303,7 @@ class Servicing:
             partition.react(partition.control.channel_restored(channel_id, is_open=opened is not None))
         partition.react(partition.control.finish_restore())
 
-    def _take_over(self, channel: Channel, saved: dict[str, Any] | None, debt: ChannelDebt | None) -> TakeOver:
+    def _take_over(self, channel: Channel, saved: State | None, debt: ChannelDebt | None) -> TakeOver:
         debt = debt or ChannelDebt()
         unsent: list[OutgoingPacket] = []
         if saved is not None:
