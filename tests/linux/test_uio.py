@@ -1,0 +1,103 @@
+"""Our Python guest ends in user space of the real Linux guest: Debian with its root on our disk, Python, and uio."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import vmbus
+from vmbus.devices.catalog import make_devices
+from vmbus.testing.debian import Shell
+from vmbus.testing.hosts import RunningHost
+from vmbus.testing.linux import StartGuest
+
+pytestmark = pytest.mark.linux
+
+StartHost = Callable[..., RunningHost]
+StartDebian = Callable[..., tuple[RunningHost, Shell]]
+PROGRAM = Path(__file__).with_name("uio_in_guest.py")
+LATENCY = 1000
+"""100 microseconds, in units of 100 ns."""
+
+
+@pytest.fixture(scope="session")
+def package_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ext4 image with this package as it is here, the program that uses it, and this machine's libatomic."""
+    directory = tmp_path_factory.mktemp("package")
+    skipped = shutil.ignore_patterns("__pycache__", "testing", "linux")
+    shutil.copytree(Path(vmbus.__file__).parent, directory / "vmbus", ignore=skipped)
+    shutil.copy(PROGRAM, directory)
+    ctypes.CDLL("libatomic.so.1")  # what the pure Python version needs
+    loaded = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libatomic.so" in line)
+    shutil.copy(next(loaded), directory / "libatomic.so.1")
+    image = directory.with_suffix(".ext4")
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(directory), str(image), "32M"], check=True)
+    return image
+
+
+@pytest.fixture
+def debian(debian_base: Path, package_image: Path, running_host: StartHost, linux_guest: StartGuest) -> StartDebian:
+    """``debian(nics=[...], others=[...])``: Debian with its root on our disk, our package in it, and those devices."""
+
+    def start(**devices: object) -> tuple[RunningHost, Shell]:
+        disks = [f"overlay:{debian_base}", f"{package_image},readonly"]
+        host = running_host(make_devices(disks=disks, **devices))  # type: ignore[arg-type]
+        shell = Shell(linux_guest(host.address, root="/dev/sda", append=["quiet"], memory="512M"))
+        shell.log_in()
+        run(shell, "mount -o ro /dev/sdb /mnt; cd /mnt; export LD_LIBRARY_PATH=/mnt PYTHONDONTWRITEBYTECODE=1")
+        return host, shell
+
+    return start
+
+
+def run(shell: Shell, command: str, timeout: float = 120) -> dict[str, list[str]]:
+    """What a command printed, each line's words by the first of them; it must succeed."""
+    finished = shell.run(command, timeout)
+    assert finished.status == 0, "\n".join(finished.output)
+    return {words[0]: words[1:] for line in finished.output if (words := line.split())}
+
+
+@pytest.mark.parametrize("mode", ["native", "pure"])
+def test_packets_of_all_sizes_cross_both_ways(debian: StartDebian, mode: str) -> None:
+    _, shell = debian(others=["echo"])
+    pure = "VMBUS_PURE_PYTHON=1 " if mode == "pure" else ""
+    told = run(shell, f"{pure}python3 uio_in_guest.py echo 20000 8000 64")
+    assert told["exchanged"][0] == "20000" and int(told["wrapped"][0]) > 100
+    assert int(told["exchanged"][3]) > 100 and int(told["exchanged"][4]) > 100, "signals both ways"
+    assert told["rings"][1] == mode and told["left"] == ["0"]
+    told = run(shell, f"{pure}python3 uio_in_guest.py echo 500 100 1")
+    assert int(told["exchanged"][3]) >= 500 and int(told["exchanged"][4]) >= 500, "each packet woke the other end"
+
+
+def test_the_host_is_signalled_through_the_monitor_page(debian: StartDebian) -> None:
+    host, shell = debian(others=["echo"], monitor_latency=LATENCY)
+    assert host.host.partition is not None
+    before = host.host.partition.monitor.signals_to_host
+    run(shell, "python3 uio_in_guest.py echo 2000 1000 1")
+    assert host.host.partition.monitor.signals_to_host >= before + 2000
+
+
+def test_a_device_that_is_taken_back_in_the_middle_ends_with_one_clear_line(debian: StartDebian) -> None:
+    host, shell = debian(others=["echo"])
+    shell.guest.write_line("python3 uio_in_guest.py echo 100000000 1000 64; echo ended $?")
+    shell.guest.wait_for_line("rings", 60)
+    slot = next(slot for slot in host.host.slots if slot.device.name == "echo")
+    host.in_host(slot.rescind)
+    shell.guest.wait_for_line("ended 1", 30)
+    assert any(line.startswith("DeviceGone: ") for line in shell.guest.lines)
+    assert not any("Traceback" in line or "BUG:" in line for line in shell.guest.lines)
+    host.in_host(slot.reoffer)
+    assert run(shell, "sleep 1; python3 uio_in_guest.py echo 1000 1000 64")["exchanged"][0] == "1000"
+
+
+def test_the_network_card_works_over_the_buffers_that_the_kernel_shared(debian: StartDebian) -> None:
+    _, shell = debian(nics=["embedded"])
+    for _ in range(2):
+        told = run(shell, "python3 uio_in_guest.py card 10.7.0.1 4000000 1")
+        assert told["card"][1:] == ["V61", "1"]
+        assert told["stream"] == ["4000000", "same"] and told["left"] == ["0"]

@@ -1,0 +1,62 @@
+"""What test_uio.py runs in the guest: our drivers on this machine's own bus. It prints what it did, or the error.
+
+Only the standard library and the package itself are there.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+from vmbus import native
+from vmbus.drivers.echo import ECHO_INTERFACE, EchoDriver, EchoLoad, exchange
+from vmbus.drivers.network import NetworkCard, NetworkDriver
+from vmbus.errors import VmbusError
+from vmbus.guest.uio import UioBus
+from vmbus.transport.uio import find_device
+from vmbus.wire.guids import NETWORK
+
+
+def echo(packets: str, largest: str, window: str) -> None:
+    """Exchange random packets and compare them; the ports of the rings, and how often each end was signalled."""
+    with UioBus.of(find_device(ECHO_INTERFACE), bind_it=True) as bus:
+        driver = EchoDriver()
+        bus.attach(driver)
+        channel = bus.wait(driver.ready)
+        load = EchoLoad(packets=int(packets), largest=int(largest), window=int(window))
+        print(f"rings {channel.outgoing.memory.size} {'pure' if native.extension is None else 'native'}", flush=True)
+        size = exchange(bus, driver, load)
+        counters = channel.counters
+        print(f"exchanged {packets} {size} signals {counters.signals_out} {counters.signals_in}")
+        print(f"wrapped {channel.outgoing.bytes // channel.outgoing.memory.size}")
+
+
+def card(gateway: str, size: str, queues: str) -> None:
+    """Bring the card up, ping, and compare a TCP stream that is echoed."""
+    with UioBus.of(find_device(NETWORK), bind_it=True) as bus:
+        driver = NetworkDriver(queues=int(queues))
+        bus.attach(driver)
+        bus.wait(driver.ready)
+        print(f"card {driver.mac.hex(':')} {driver.version.name} {len(driver.queues)}")
+        network_card = NetworkCard(bus, driver, "10.7.0.2")
+        for length in (0, 56, 1400):
+            network_card.ping(gateway, length)
+        data = random.Random(1).randbytes(int(size))
+        received = network_card.connect(gateway, 7).exchange(data)
+        print(f"stream {len(received)} {'same' if received == data else 'changed'}")
+        driver.shut_down()
+
+
+def main() -> None:
+    command, *arguments = sys.argv[1:]
+    try:
+        {"echo": echo, "card": card}[command](*arguments)
+    except VmbusError as error:
+        print(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+    held = [line for line in Path("/proc/self/maps").read_text().splitlines() if "/dev/uio" in line]
+    print(f"left {len(held)}")
+
+
+main()
