@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +29,7 @@ from vmbus.testing.linux import StartGuest
 pytestmark = pytest.mark.linux
 
 SIZE = 8 << 20
+SOAK = os.environ.get("VMBUS_SOAK", "0") not in ("", "0")
 
 
 class Vsock:
@@ -182,6 +186,89 @@ def test_connections_of_both_directions_at_once_keep_full_rings_going(vsock: Vso
     assert vsock.settles()
 
 
+def sip(connection: socket.socket, chance: random.Random) -> Iterator[bytes]:
+    """Read like somebody who has other things to do: pieces of any size, with pauses."""
+    while piece := connection.recv(chance.choice([1, 100, 5_000, 60_000])):
+        yield piece
+        if chance.random() < 0.02:
+            time.sleep(chance.random() * 0.01)
+
+
+class FullRings:
+    """Watches how often an end found its ring full and had to be woken when there was room again."""
+
+    def __init__(self, vsock: Vsock) -> None:
+        self._host = vsock.host.host
+        self._is_over = False
+        self._of_host: Counter[int] = Counter()
+        self._of_guest: Counter[int] = Counter()
+        vsock.host.in_host(self._look)
+
+    def _look(self) -> None:
+        if self._host.partition is not None:
+            for channel_id, channel in self._host.partition.channels.items():
+                self._of_host[channel_id] = max(self._of_host[channel_id], channel.outgoing.full)
+                self._of_guest[channel_id] = max(self._of_guest[channel_id], channel.incoming.signals)
+        if not self._is_over:
+            self._host.loop.call_later(0.02, self._look)
+
+    def counts(self) -> tuple[int, int]:
+        """Times that the host waited for room, and times that it woke the guest for that reason."""
+        self._is_over = True
+        return self._of_host.total(), self._of_guest.total()
+
+
+@pytest.mark.soak
+def test_no_wake_up_is_lost_while_rings_are_full_in_both_directions(vsock: Vsock, linux_guest: StartGuest) -> None:
+    """Rings of 20 KiB; whoever writes has megabytes more to say, and whoever reads is slow.
+
+    We read slowly, and the guest echoes: it cannot read faster than we take back.
+    """
+    count, size = (6, 128 << 20) if SOAK else (3, 3 << 20)
+
+    def slow_echo(connection: socket.socket) -> None:
+        for piece in sip(connection, random.Random(1003)):
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.05)
+
+    def talk(seed: int) -> bool:
+        """Send all to the guest; whether all came back."""
+        content = pattern(seed, size)
+        with vsock.connect(2000) as connection:
+            sender = threading.Thread(target=send_in_pieces, args=(connection, content, seed), daemon=True)
+            sender.start()
+            received = hashlib.sha256()
+            for piece in sip(connection, random.Random(-seed)):
+                received.update(piece)
+            sender.join(60)
+        return received.digest() == hashlib.sha256(content).digest()
+
+    vsock.serve(1003, slow_echo)
+    script = [f"background stream-serve vsock:any:2000 {count}"]
+    script += [f"background stream-echo vsock:2:1003 {size} {seed}" for seed in range(count)]
+    guest = linux_guest(vsock.host.address, [*script, "wait"])
+    guest.wait_for_line("LISTENING", 20)
+    full = FullRings(vsock)
+    with ThreadPoolExecutor(count) as pool:
+        assert all(pool.map(talk, range(count)))
+    assert guest.wait(600 if SOAK else 60) == ExitStatus.DONE
+    assert min(full.counts()) > 30 * count, f"the rings were not kept full: {full.counts()}"
+    digests = [re.findall(r"sha256=(\w+)", line) for line in guest.lines if "TEST stream-echo ok" in line]
+    assert len(digests) == count and all(sent == received for sent, received in digests)
+    assert vsock.settles()
+
+
+def send_in_pieces(connection: socket.socket, content: bytes, seed: int) -> None:
+    """Send pieces of any size, many of them larger than a ring, and end our direction."""
+    chance, view, at = random.Random(seed), memoryview(content), 0
+    while at < len(view):
+        piece = view[at : at + chance.choice([1, 4_000, 30_000, 200_000])]
+        connection.sendall(piece)
+        at += len(piece)
+    connection.shutdown(socket.SHUT_WR)
+
+
 def test_refused_connections_fail_and_leave_nothing(vsock: Vsock, linux_guest: StartGuest) -> None:
     guest = linux_guest(vsock.host.address, ["say booted", "stream-send vsock:2:7777 1 1", "sleep 3"])
     guest.wait_for_line("booted", 20)
@@ -212,23 +299,42 @@ def test_killing_the_guest_ends_its_connections_and_the_host_serves_the_next(
     assert linux_guest(vsock.host.address, [f"stream-echo vsock:2:1003 {SIZE} 5"]).wait(30) == ExitStatus.DONE
 
 
-def test_a_killed_host_ends_both_sides(tmp_path: Path, linux_guest: StartGuest) -> None:
-    address = f"unix:{tmp_path / 'host'}"
-    command = [sys.executable, "-m", "vmbus", "host", address, "--vsock", str(tmp_path / "v")]
+def test_a_killed_host_ends_both_sides_in_the_middle_of_their_streams(tmp_path: Path, linux_guest: StartGuest) -> None:
+    address, path = f"unix:{tmp_path / 'host'}", str(tmp_path / "v")
+    command = [sys.executable, "-m", "vmbus", "host", address, "--vsock", path]
     host = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert host.stdout is not None and host.stdout.readline().startswith("listening")
-        guest = linux_guest(address, ["stream-serve vsock:any:2000 2"])
-        guest.wait_for_line("LISTENING", 20)
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(30)
-            connection.connect(str(tmp_path / "v"))
-            connection.sendall(b"CONNECT 2000\nhello")
-            assert connection.recv(3) == b"OK "
-            host.kill()
-            with contextlib.suppress(ConnectionResetError):
-                read_to_end(connection)
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as to_guest:
+            listener.bind(f"{path}_1003")
+            listener.listen()
+            listener.settimeout(30)
+            guest = linux_guest(address, ["background stream-echo vsock:2:1003 1G 1", "stream-serve vsock:any:2000 2"])
+            guest.wait_for_line("LISTENING", 20)
+            to_guest.settimeout(30)
+            to_guest.connect(path)
+            to_guest.sendall(b"CONNECT 2000\n")
+            assert to_guest.recv(3) == b"OK "
+            sender = threading.Thread(target=send_until_it_breaks, args=(to_guest,), daemon=True)
+            sender.start()
+            from_guest = listener.accept()[0]
+            with from_guest:
+                for connection in (from_guest, to_guest):
+                    connection.settimeout(30)
+                    assert connection.recv(400_000, socket.MSG_WAITALL)
+                host.kill()
+                for connection in (from_guest, to_guest):
+                    with contextlib.suppress(ConnectionResetError):
+                        read_to_end(connection)
+            sender.join(30)
+            assert not sender.is_alive()
         assert guest.wait(20) == ExitStatus.HOST_GONE
     finally:
         host.kill()
         host.wait()
+
+
+def send_until_it_breaks(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(bytes(100_000))

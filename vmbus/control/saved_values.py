@@ -125,13 +125,11 @@ def _request_from_json(value: Json | None) -> OpenRequest | None:
 
 
 def _reserved_to_json(reserved: Reserved | None) -> Json:
-    if reserved is None:
-        return {"reserved": None}
     return {
-        "reserved": list(reserved.target),
-        "reserved_version": int(reserved.version),
-        "reserved_features": int(reserved.features),
-        "reserved_is_orphan": reserved.is_orphan,
+        "reserved": list(reserved.target) if reserved else None,
+        "reserved_version": int(reserved.version) if reserved else 0,
+        "reserved_features": int(reserved.features) if reserved else 0,
+        "reserved_is_orphan": reserved is not None and reserved.is_orphan,
     }
 
 

@@ -21,11 +21,12 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from vmbus.channel import Channel, ChannelHandler
-from vmbus.devices.device import Device, DeviceError, OfferTraits, State
+from vmbus.devices.device import Device, DeviceError, OfferTraits
 from vmbus.loop import Loop
 from vmbus.ring import RingPacket
 from vmbus.ring.packet import IN_BAND
 from vmbus.ring.pipe import MAX_PIPE_PAYLOAD, frame, unframe
+from vmbus.state_format import State
 from vmbus.wire.schema import NIL_GUID
 
 _OVERHEAD = 64
