@@ -6,7 +6,7 @@ import io
 import json
 from pathlib import Path
 
-import pytest
+import duckdb
 from scapy.layers.l2 import ARP, Ether
 from scapy.utils import rdpcap
 
@@ -60,7 +60,6 @@ def test_records_become_lines_of_json(disk: Script) -> None:
 
 
 def test_records_become_rows_of_parquet(disk: Script, tmp_path: Path) -> None:
-    duckdb = pytest.importorskip("duckdb")
     path = tmp_path / "records.parquet"
     assert export_parquet(disk.decode(), path) == len(disk.records)
     query = f"SELECT count(*), max(latency_ns) FROM '{path}' WHERE device = 'scsi' AND request IS NOT NULL"

@@ -1,4 +1,4 @@
-"""Builds ``trace.dat`` files as trace-cmd writes them, from formats and ring-buffer pages."""
+"""Builds files as other tools write them: ``trace.dat`` as trace-cmd does, dumps as QEMU and makedumpfile do."""
 
 from __future__ import annotations
 
@@ -82,3 +82,55 @@ def trace_dat() -> Callable[..., bytes]:
         return version_6(formats, pages, **options) if version == 6 else version_7(formats, pages, **options)
 
     return build
+
+
+def elf_core(image: bytes) -> bytes:
+    """An ELF core of a machine, its memory in two segments."""
+    cut = len(image) // 2 & -PAGE
+    offset = 64 + 2 * 56
+    header = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    first = struct.pack("<IIQQQQQQ", 1, 0, offset, 0, 0, cut, cut, 0)
+    second = struct.pack("<IIQQQQQQ", 1, 0, offset + cut, 0, cut, len(image) - cut, len(image) - cut, 0)
+    return header + first + second + image
+
+
+VMCOREINFO = b"""OSRELEASE=6.12.0
+PAGESIZE=4096
+SYMBOL(swapper_pg_dir)=ffffffff82200000
+SYMBOL(_stext)=ffffffff81000000
+NUMBER(phys_base)=0
+NUMBER(pgtable_l5_enabled)=0
+NUMBER(KERNEL_IMAGE_SIZE)=1073741824
+KERNELOFFSET=0
+"""
+
+
+def kdump(image: bytes) -> bytes:
+    """What ``makedumpfile -c -d 1`` makes of memory: pages compressed with zlib, and those of zeros left out."""
+    count = len(image) // PAGE
+    pages = {number: page for number in range(count) if any(page := image[number * PAGE : (number + 1) * PAGE])}
+    bitmap = sum(1 << number for number in pages).to_bytes(-(-count // 8), "little")
+    blocks = -(-len(bitmap) // PAGE)
+    names = b"".join(name.ljust(65, b"\0") for name in (b"Linux", b"guest", b"6.12.0", b"#1", b"x86_64", b""))
+    header = (b"KDUMP   " + struct.pack("<i", 6) + names).ljust(424, b"\0")
+    header += struct.pack("<IiiIIIIIIi", 1, PAGE, 1, 2 * blocks, count, 0, 0, 0, 0, 1)
+    note = struct.pack("<III12s", 11, len(VMCOREINFO), 0, b"VMCOREINFO") + VMCOREINFO
+    at = PAGE + 256
+    places = (at + 24, len(VMCOREINFO), at, len(note) + 3 & -4)
+    second = struct.pack("<QiiQQqQqQqQQQQ", 0, 1, 0, 0, 0, *places, 0, 0, 0, count, count)
+    out = header.ljust(PAGE, b"\0") + (second.ljust(256, b"\0") + note).ljust(PAGE, b"\0")
+    out += 2 * bitmap.ljust(blocks * PAGE, b"\0")
+    at = len(out) + 24 * len(pages)
+    descriptors, data = [], []
+    for page in pages.values():
+        data.append(zlib.compress(page, 1))
+        descriptors.append(struct.pack("<qIIQ", at, len(data[-1]), 1, 0))
+        at += len(data[-1])
+    return b"".join([out, *descriptors, *data])
+
+
+@pytest.fixture(params=["raw", "ELF core", "kdump"])
+def as_dump(request: pytest.FixtureRequest) -> Callable[[bytes], bytes]:
+    """Makes a dump of a machine from its memory, of one kind after the other."""
+    makers: dict[str, Callable[[bytes], bytes]] = {"raw": lambda image: image, "ELF core": elf_core, "kdump": kdump}
+    return makers[request.param]

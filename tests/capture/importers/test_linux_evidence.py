@@ -149,8 +149,8 @@ def test_sysfs_tells_the_same_channels_as_the_capture(
     assert all("state opened; out_read_index" in text for text in described), described
 
 
-def test_the_memory_file_holds_the_last_packets_of_the_capture(
-    tmp_path: Path, running_host: StartHost, linux_guest: StartGuest
+def test_a_dump_of_the_guest_holds_the_last_packets_of_the_capture(
+    tmp_path: Path, running_host: StartHost, linux_guest: StartGuest, as_dump: Callable[[bytes], bytes]
 ) -> None:
     capture, image = tmp_path / "captured.pcapng", tmp_path / "memory.bin"
     with Recorder(RecordingPlan(file=str(capture))) as recorder:
@@ -164,7 +164,7 @@ def test_the_memory_file_holds_the_last_packets_of_the_capture(
         guest = linux_guest(host.address, [*script, "say READY", "sleep 30"], memory="96M")
         guest.wait_for_line("READY", 60)
         assert host.host.partition is not None
-        shutil.copyfile(f"/proc/self/fd/{host.host.partition.memory.fd}", image)
+        image.write_bytes(as_dump(Path(f"/proc/self/fd/{host.host.partition.memory.fd}").read_bytes()))
         guest.kill()
         host.in_host(lambda: None)
     captured = list(read_records(capture))
