@@ -208,6 +208,11 @@ class TestChannels:
         guest.offered(1)
         offer = OfferChannel(interface_id=guids.NETWORK, instance_id=UUID(int=9), channel_id=1, connection_id=1)
         violated(guest >> offer, errors.DuplicateOffer)
+        # Nor while it is rescinded and not released.
+        (guest >> control.RescindChannelOffer(channel_id=1)).ignore()
+        violated(guest >> offer, errors.DuplicateOffer)
+        (guest >> (lambda: guest.client.release(1))).ignore()
+        guest >> offer << ev.ChannelOffered(offer, 1)
 
     def test_a_channel_is_opened_and_closed(self, guest):
         guest.connect()
@@ -362,6 +367,30 @@ class TestChannels:
         guest << control.RelIdReleased(channel_id=1)
         # Only now may the id come back.
         guest.offered(1)
+
+    def test_a_rescinded_channel_is_not_opened(self, guest):
+        guest.connect()
+        guest.offered(1)
+        guest >> control.RescindChannelOffer(channel_id=1) << ev.ChannelRescinded(1)
+        with pytest.raises(errors.WrongState):
+            guest.client.open(1, 1, 0)
+
+    def test_memory_that_is_taken_back_when_the_channel_goes_is_waited_for(self, guest):
+        guest.connect()
+        guest.offered(1)
+        ids = [guest.client.create_gpadl(1, [GpaRange(4096, 0, (1,))]) for _ in range(3)]
+        guest.client.outgoing()
+        for gpadl_id in ids:
+            (guest >> control.GpadlCreated(channel_id=1, gpadl_id=gpadl_id, status=0)).ignore()
+        # One before the rescind, one after it, and one goes with the channel.
+        guest >> (lambda: guest.client.teardown_gpadl(ids[0])) << control.GpadlTeardown
+        guest >> control.RescindChannelOffer(channel_id=1) << ev.ChannelRescinded(1)
+        guest >> (lambda: guest.client.teardown_gpadl(ids[1])) << control.GpadlTeardown
+        guest >> (lambda: guest.client.release(1))
+        guest >> control.GpadlTorndown(gpadl_id=ids[1]) << ev.GpadlTornDown(1, ids[1])
+        guest >> control.GpadlTorndown(gpadl_id=ids[0]) << ev.GpadlTornDown(1, ids[0]) << ev.ChannelGone(1)
+        guest << control.RelIdReleased(channel_id=1)
+        assert not guest.client.gpadls
 
     def test_a_release_waits_for_a_gpadl_that_is_being_created(self, guest):
         guest.connect()

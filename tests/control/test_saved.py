@@ -347,6 +347,24 @@ class TestHost:
         with pytest.raises(errors.BadSavedState):
             ControlServer(ServerConfig(**config)).restore(host.server.save())
 
+    @pytest.mark.parametrize(
+        ("version", "features", "config"),
+        [
+            (Version.V5_3, 0, {"max_version": Version.V5_3, "features": FeatureFlags(0)}),
+            (Version.V6_0, 0, {"features": FeatureFlags(0)}),
+            (Version.V6_0, 0x21, {"features": FeatureFlags(0x23)}),
+        ],
+    )
+    def test_a_host_with_other_limits_goes_on_within_them(self, host, version, features, config):
+        host.connect(version, features).share(1)
+        reserved = control.OpenReservedChannel(
+            channel_id=1, target_vp=2, target_sint=3, ring_gpadl_id=10, downstream_page_offset=1
+        )
+        (host >> reserved).ignore()
+        go_on(restart(host, **config), is_open=True) << control.OpenResult
+        finish(host)
+        assert (host.server.version, host.server.features) == (version, features)
+
     def test_damage_is_one_clear_error(self, host, page):
         host.offer(2, monitor_latency=1, flags=OfferFlags.NAMED_PIPE_MODE)
         host.connect().open(1).share(2, 20)
@@ -432,6 +450,23 @@ class TestGuest:
             endpoint_id=UUID(int=1), service_id=guids.vsock_service(3), status=Status.CONNECTION_REFUSED
         )
         guest >> no << gev.TlConnectFinished
+
+    def test_a_rescinded_channel_is_released_afterwards(self, guest):
+        guest.connect(Version.V6_0, FeatureFlags.PAUSE_RESUME)
+        guest.offered(1)
+        guest.opened(1)
+        (guest >> (lambda: guest.client.modify_channel(1, 1))).ignore()
+        (guest >> control.RescindChannelOffer(channel_id=1)).ignore()
+        guest >> (lambda: guest.client.pause()) << control.Pause()
+        guest >> (lambda: guest.client.release(1)) << gev.ChannelGone(1)
+        state = json.loads(json.dumps(guest.client.save()))
+        guest.client = ControlClient()
+        guest.client.restore(state)
+        assert guest.client.save() == state and not guest.client.channels
+        # The host answers late, and before it hears of the pause.
+        guest >> control.ModifyChannelResponse(channel_id=1, status=0)
+        guest >> control.PauseResponse() << gev.HostSilent()
+        guest >> (lambda: guest.client.resume()) << control.Resume() << control.RelIdReleased(channel_id=1)
 
     def test_a_pause_goes_on(self, guest):
         guest.connect(Version.V6_0, FeatureFlags.PAUSE_RESUME)

@@ -61,3 +61,15 @@ def test_a_guest_that_unloads_leaves_the_primary_channel_alone() -> None:
         pair.link()
         pair.guest.unload()
         assert pair.offered() == [0], "a kernel that follows has to ask for its own"
+
+
+def test_a_device_that_is_taken_away_takes_its_subchannels_back_first() -> None:
+    with Pair() as pair:
+        pair.link()
+        gone: list[int] = []
+        rescinded = pair.guest.bus.rescinded
+        pair.guest.bus.rescinded = lambda channel_id: (gone.append(channel_id), rescinded(channel_id))[1]  # type: ignore[method-assign]
+        index = {channel_id: offer.subchannel_index for channel_id, offer in pair.guest.offers.items()}
+        pair.in_host(lambda: pair.host.slots[0].rescind())
+        assert pair.guest.loop.run(lambda: not pair.guest.offers, timeout=10)
+        assert [index[channel_id] for channel_id in gone] == [3, 2, 1, 0]
