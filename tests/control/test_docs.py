@@ -47,6 +47,12 @@ def test_every_module_is_there():
     assert modules <= set(re.findall(r"`(\w+)`", DOCUMENT.read_text()))
 
 
+def test_every_test_that_the_document_names_is_there():
+    tests = Path(__file__).parents[1]
+    written = {name for path in tests.rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+    assert set(re.findall(r"`(test_\w+)`", DOCUMENT.read_text())) <= written
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_every_state_is_reached_and_every_step_leads_to_a_state_of_the_table(table):
     states = set(type(next(iter(table))))
