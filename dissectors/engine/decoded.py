@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dissectors.engine.inside import INSIDE
 from dissectors.engine.layers import Layer, build_tree
 from vmbus.wire.capture import HEADER_SIZE, Direction, RecordFlags, RecordKind
+from vmbus.wire.ring import PacketType
 from vmbus.wire.schema import Buffer, WireError
 from vmbus.wire.tree import Node
 
@@ -71,7 +72,7 @@ class Decoded:
         self.transaction_id = 0
         self.wants_completion = False
         self.request: Decoded | None = None
-        """What this completes, or what external data belongs to."""
+        """What this completes, or what external data or a crash dump's bytes belong to."""
         self.response: Decoded | None = None
         """The completion of this request, once it came."""
         self.completes_twice = False
@@ -85,7 +86,7 @@ class Decoded:
         """Of a request and of its completion: the time between the two."""
         if self.response is not None:
             return self.response.time_ns - self.time_ns
-        if self.request is not None and self.kind == RecordKind.PACKET:
+        if self.request is not None and self.packet_type == PacketType.COMPLETION:
             return self.time_ns - self.request.time_ns
         return None
 

@@ -137,7 +137,7 @@ local function plain_dialect(name)
                 fmt = plain_completion(name, request and request.message_type, finish - start)
             else
                 local found = (item.direction == GUEST_TO_HOST and R.to_host or R.to_guest)[name]
-                fmt = found and found[1]
+                fmt = item.is ~= "payload" and found and found[1] or nil
             end
             if fmt then
                 finish = layer(item, fmt, start, finish)
@@ -151,6 +151,19 @@ local function plain_dialect(name)
 end
 
 for name in pairs(R.framing) do dialects[name] = plain_dialect(name) end
+
+-- What a write of a crash dump announces is the guest's next message, and has no header: dissectors.engine.dialects.crash.
+local NIX_DUMP_WRITE = 0x104
+
+dialects.crash.observe_packet = function(item, state)
+    if item.direction ~= GUEST_TO_HOST then return nil end
+    local tvb, at, announced = item.tvb, payload_start(item), state.announced
+    state.announced = nil
+    if announced and at + 8 <= tvb:len() and le32(tvb, at + 4) == announced then return "payload" end
+    if at + 44 <= tvb:len() and le32(tvb, at + 24) == NIX_DUMP_WRITE and le32(tvb, at + 28) == 0 then
+        state.announced = le32(tvb, at + 40)
+    end
+end
 
 dialects.vstor = {
     either_way = true,
@@ -326,6 +339,8 @@ local function decide_packet(item)
         local speaks = dialects[state.dialect] or dialects.ring
         pending[key(item.channel_id, item.direction, transaction)] = speaks.keep(tvb, payload_start(item))
     end
+    local speaks = dialects[state.dialect]
+    if speaks and speaks.observe_packet then found.is = speaks.observe_packet(item, state) end
     return found
 end
 
@@ -357,7 +372,7 @@ local function show_packet(item, found)
     local tvb, at, stop = item.tvb, item.body_at, item.tvb:len()
     layer(item, R.heads.descriptor[1], at, stop)
     if stop - at < 16 then return end
-    item.packet_type = tvb(at, 2):le_uint()
+    item.packet_type, item.is = tvb(at, 2):le_uint(), found.is
     local start = payload_start(item)
     if at + 16 < start then
         local extension = R.extensions[item.packet_type]

@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 
 from dissectors.testing import GUEST, HOST, Script
-from vmbus.wire import guids, nvsp, rndis, vstor
-from vmbus.wire.ring import GpaDirectHeader, GpaRange, PacketType, TransferPageHeader, TransferPageRange
+from vmbus.wire import crash, guids, nvsp, rndis, vstor
+from vmbus.wire.ring import (
+    GpaDirectHeader,
+    GpaRange,
+    PacketType,
+    PipeHeader,
+    PipePacketType,
+    TransferPageHeader,
+    TransferPageRange,
+)
 from vmbus.wire.rndis_oid import Oid
 
 PAGE = GpaDirectHeader(range_count=1, ranges=(GpaRange(byte_count=4096, byte_offset=0, pfns=(5,)),))
@@ -102,6 +110,25 @@ def card(script: Script) -> Script:
     _to_host(script, 3, rndis.build_message(rndis.RndisMessageType.PACKET, sent), nvsp.ChannelType.DATA)
     got = rndis.RndisReceivedPacket(data_length=len(FRAME), frame=FRAME)
     _to_guest(script, 101, rndis.build_message(rndis.RndisMessageType.PACKET, got))
+    return script
+
+
+@pytest.fixture
+def dump(script: Script) -> Script:
+    """A crash dump device on channel 9, to which a guest wrote eleven bytes."""
+    script.offer(9, guids.CRASH_DUMP)
+    script.open(9)
+    kinds = crash.CrashMessageType
+    for body in (
+        crash.CrashMessage(
+            activity_id=guids.CRASH_DUMP,
+            message_type=kinds.REQUEST_NIX_DUMP_WRITE_V1,
+            body=crash.DumpWriteRequest(offset=4096, size=11),
+        ).build(),
+        b"eleven byte",
+        crash.CrashMessage(activity_id=guids.CRASH_DUMP, message_type=kinds.REQUEST_NIX_DUMP_COMPLETE_V1).build(),
+    ):
+        script.packet(GUEST, 9, PipeHeader(packet_type=PipePacketType.DATA, length=len(body)).build() + body)
     return script
 
 

@@ -113,6 +113,14 @@ def test_an_unknown_device_that_is_a_pipe_decodes_to_the_pipe(script: Script, tm
         assert list(differences(script.write(tmp_path / "pipe.pcapng"))) == []
 
 
+def test_the_message_after_a_write_of_a_crash_dump_is_its_bytes(dump: Script) -> None:
+    write, data, complete = dump.decode()[-3:]
+    assert "REQUEST_NIX_DUMP_WRITE_V1" in write.summary and "REQUEST_NIX_DUMP_COMPLETE_V1" in complete.summary
+    named = [(layer.name, bytes(data.data[layer.start : layer.stop])) for layer in data.layers if layer.format is None]
+    assert named == [("payload", b"eleven byte"), ("padding", bytes(5))]
+    assert data.request is write and data.latency_ns is None and data.problems == []
+
+
 def test_records_that_make_no_sense_are_noted_and_never_raise(script: Script) -> None:
     for data in (b"", b"\x01", bytes(16), b"\x07" * 32, b"\x01\x03\xff\xff" + bytes(28), b"\x01\x03\x20\0" + bytes(28)):
         script.add(data)

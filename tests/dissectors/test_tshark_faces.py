@@ -44,7 +44,7 @@ def test_every_format_reads_the_same_from_any_bytes(tmp_path: Path) -> None:
     assert list(probe_differences(probes, tmp_path)) == []
 
 
-@pytest.mark.parametrize("conversation", ["disk", "card"])
+@pytest.mark.parametrize("conversation", ["disk", "card", "dump"])
 def test_a_conversation_reads_the_same_field_by_field(
     conversation: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

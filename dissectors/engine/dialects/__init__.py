@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dissectors.engine.dialect import Dialect
+from dissectors.engine.dialects.crash import CrashDump
 from dissectors.engine.dialects.network import Network
 from dissectors.engine.dialects.plain import Plain
 from dissectors.engine.dialects.storage import Storage
@@ -24,6 +25,7 @@ SPECIAL: dict[str, Callable[[ChannelLife], Dialect]] = {
     "ide": Storage,
     "fc": Storage,
     "net": Network,
+    "crash": CrashDump,
 }
 """By the protocol's abbreviation."""
 
