@@ -209,6 +209,15 @@ def test_a_rescind_answers_a_close(host):
     host >> (lambda: host.server.rescind(1)) << CLOSED << control.RescindChannelOffer(channel_id=1)
 
 
+def test_a_rescind_after_unload_answers_a_close_and_has_nobody_else_to_tell(host):
+    reserve(host.connect())
+    (host >> control.Unload()).ignore()
+    (host >> close_reserved()).ignore()
+    host >> (lambda: host.server.rescind(1)) << CLOSED
+    (host >> host.contact()).ignore()
+    assert not host.server.offers.channels
+
+
 def test_a_reserved_channel_comes_back_in_the_next_offers_after_it_was_closed(host):
     reserve(host.connect())
     (host >> control.Unload()).ignore()
