@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
+import numpy as np
+
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.parts import PART_BYTES, Part, PartReader, Passage
 from dissectors.jobs import job_count, run_parts
@@ -94,7 +96,8 @@ def chosen_items(part: Part, wanted: Filter | None) -> Iterator[Decoded]:
         for index in range(len(part)):
             yield reader.item(index)
         return
-    for index in range(len(part)):
+    may, must = wanted.narrow(part)
+    for index in np.flatnonzero(may).tolist():
         item = reader.item(index)
-        if wanted(item):
+        if must[index] or wanted(item):
             yield item

@@ -9,14 +9,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from dissectors.engine.dialect import EXTENSIONS
+from dissectors.engine.dialect import EXTENSIONS, Dialect
 from dissectors.engine.dialects import UNKNOWN_PIPE
-from dissectors.engine.dialects.control import BODY_CASES, CONTACT_CASES
+from dissectors.engine.dialects.control import BODY_CASES, CONTACT_CASES, OFFER_PROPERTIES, ControlPlane
+from dissectors.engine.dialects.network import Network
+from dissectors.engine.dialects.plain import Plain
+from dissectors.engine.dialects.storage import Storage
 from dissectors.engine.inside import INSIDE
 from dissectors.engine.layers import rule_for
 from vmbus.wire import guids, nvsp, rndis, scsi, vpci, vstor
-from vmbus.wire.capture import RECORD_FORMATS, RecordHeader
+from vmbus.wire.capture import RECORD_FORMATS, RecordHeader, RecordKind
 from vmbus.wire.control import MessageHeader
+from vmbus.wire.pipe import PIPE_BODIES
 from vmbus.wire.protocols import ABBREVIATIONS, GEL_INSTANCE, PROTOCOLS
 from vmbus.wire.ring import PacketDescriptor, PipeHeader
 from vmbus.wire.rndis_oid_formats import OID_ANSWERS
@@ -75,6 +79,7 @@ def roots() -> Roots:
             "to_host": {name: p.guest_to_host for name, p in ABBREVIATIONS.items() if p.guest_to_host},
             "to_guest": {name: p.host_to_guest for name, p in ABBREVIATIONS.items() if p.host_to_guest},
             "pipe": {"header": PipeHeader},
+            "offers": dict(OFFER_PROPERTIES),
             "gel": {"instance": str(GEL_INSTANCE), "socket": str(guids.VSOCK_TEMPLATE)},
             "vpci_completions": _table(dict(vpci.VPCI_COMPLETIONS)),
             "vpci": {"status": vpci.StatusCompletion, "empty": vpci.EmptyCompletion},
@@ -115,3 +120,41 @@ def reachable(formats: Iterable[type[Format]]) -> list[type[Format]]:
 def known_formats() -> tuple[type[Format], ...]:
     """Every format that a record can hold, however deep."""
     return tuple(reachable(roots().formats))
+
+
+_PACKET, _EXTERNAL = int(RecordKind.PACKET), int(RecordKind.EXTERNAL)
+_CONTENTS: dict[tuple[type[Dialect], int], tuple[str, ...]] = {
+    (ControlPlane, int(RecordKind.MESSAGE)): ("heads", "bodies", "contacts"),
+    (Storage, _PACKET): ("vstor", "vstor_completions"),
+    (Storage, _EXTERNAL): ("scsi_answers", "scsi_plain_answers", "scsi_parameters", "scsi_vpd"),
+    (Network, _PACKET): ("nvsp",),
+    (Network, _EXTERNAL): ("rndis", "oid_answers"),
+    (Plain, _PACKET): ("pipe", "vpci_completions", "vpci"),
+    (Plain, _EXTERNAL): (),
+    (Dialect, _PACKET): (),
+    (Dialect, _EXTERNAL): (),
+    (Dialect, int(RecordKind.MESSAGE)): (),
+}
+"""The tables of what lies behind the head of a record, by dialect and kind of record."""
+
+
+def possible_formats(dialect: Dialect, kind: int) -> frozenset[type[Format]] | None:
+    """Every format that the layers of such a record can be of; None if the dialect is not described here."""
+    contents = _CONTENTS.get((type(dialect), kind))
+    if contents is None and kind in (_PACKET, _EXTERNAL, RecordKind.MESSAGE):
+        return None
+    found = _formats_of(kind, contents or ())
+    if isinstance(dialect, Plain):
+        protocol = dialect.protocol
+        found |= {fmt for fmt in (protocol.guest_to_host, protocol.host_to_guest) if fmt is not None}
+    return found
+
+
+@cache
+def _formats_of(kind: int, contents: tuple[str, ...]) -> frozenset[type[Format]]:
+    tables = roots().tables
+    found = Roots({name: tables[name] for name in contents}).formats
+    found.append(RECORD_FORMATS.get(kind, RecordHeader))
+    if kind == _PACKET:
+        found += [PacketDescriptor, *EXTENSIONS.values(), *PIPE_BODIES.values()]
+    return frozenset(found)

@@ -31,6 +31,7 @@ from dissectors.engine.decoded import Decoded
 from dissectors.engine.dialect import COMPLETION, Dialect
 from dissectors.engine.plane import ControlState
 from dissectors.engine.session import MAX_PENDING, Session, opposite
+from dissectors.engine.span import Partners, belongs_to_channel, is_marked
 from vmbus.capture import blocks
 from vmbus.capture.columns import Columns, RecordMark
 from vmbus.capture.store import CaptureStore
@@ -68,7 +69,7 @@ class Part:
         """What could not be read just before or among its records."""
         self.earlier = earlier
         """Requests that were open when it began, by index in the capture."""
-        self.partners = array("q", [-1]) * len(self.columns)
+        self.requests = array("q", [-1]) * len(self.columns)
         """Of completions and external data: the request, by index in the capture; else -1."""
         self.repeated: dict[int, int] = {}
         """Requests whose transaction id was in use, and the index in the capture of the one that used it."""
@@ -113,22 +114,22 @@ class Part:
                 found.append(life)
         return codes, found
 
-    def requests(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of each record, the index of its request in the capture, -1 if there is none; and that request's time."""
-        partners = np.frombuffer(self.partners, np.int64)
-        times = np.zeros(len(self), np.int64)
-        inside = np.flatnonzero(partners >= self.first)
-        times[inside] = self.columns.time[partners[inside] - self.first]
-        for index in np.flatnonzero((partners >= 0) & (partners < self.first)).tolist():
-            times[index] = self.earlier[self.partners[index]].time_ns
-        return partners, times
+    def partners(self) -> Partners:
+        """Requests of completions and of external data; no response, as none is known when a request is read."""
+        requests = np.frombuffer(self.requests, np.int64)
+        latency = np.zeros(len(self), np.int64)
+        completes = (requests >= 0) & (self.columns.kind == _PACKET)
+        inside = np.flatnonzero(completes & (requests >= self.first))
+        latency[inside] = self.columns.time[inside] - self.columns.time[requests[inside] - self.first]
+        for index in np.flatnonzero(completes & (requests < self.first)).tolist():
+            latency[index] = int(self.columns.time[index]) - self.earlier[self.requests[index]].time_ns
+        return Partners(requests, np.full(len(self), -1, np.int64), latency)
 
-
-def belongs_to_channel(columns: Columns) -> NDArray[np.bool_]:
-    """Which records belong to a channel by their head: packets and external data, and others that name one."""
-    kind, is_named = columns.kind, columns.channel != 0
-    found: NDArray[np.bool_] = (kind == _PACKET) | (kind == _EXTERNAL) | (is_named & (kind != _MESSAGE) & (kind != 0))
-    return found
+    def unsure(self) -> NDArray[np.bool_]:
+        """What is not sound, and the data that dialects observe, which can answer other data."""
+        found = np.zeros(len(self), np.bool_)
+        found[list(self.ready)] = True
+        return (found & (self.columns.kind != _MESSAGE)) | is_marked(self.columns, RecordMark.PROBLEM)
 
 
 class _Plane(ControlState):
@@ -253,10 +254,10 @@ class Passage(Session):
             requests[chosen].tolist(),
             strict=True,
         )
-        partners, opened, base = part.partners, self._open, part.first
+        requests_of, opened, base = part.requests, self._open, part.first
         for index, channel, direction, transaction, is_completion, is_request in rows:
             if is_completion:
-                partners[index] = opened.pop((channel, opposite(direction), transaction), -1)
+                requests_of[index] = opened.pop((channel, opposite(direction), transaction), -1)
             elif is_request:
                 key = channel, direction, transaction
                 earlier = opened.get(key)
@@ -264,7 +265,7 @@ class Passage(Session):
                     part.repeated[index] = earlier
                 self._add(key, base + index)
             else:
-                partners[index] = self._pointing((channel, direction, transaction))
+                requests_of[index] = self._pointing((channel, direction, transaction))
 
     def _add(self, key: Key, index: int) -> None:
         if len(self._open) >= MAX_PENDING:
@@ -284,7 +285,7 @@ class Passage(Session):
         self._known.index = index
         item = self._part.ready[index] = decode_at(self, self._part, index)
         if item.kind == _PACKET and item.request is not None:
-            self._part.partners[index] = item.request.number - 1
+            self._part.requests[index] = item.request.number - 1
 
     def _request_at(self, index: int) -> Decoded | None:
         return None if index < 0 else self._reader.request(index)
@@ -352,7 +353,7 @@ class PartReader(Session):
             item.response = None
             return item
         item = self._decode(index)
-        partner = self._part.partners[index]
+        partner = self._part.requests[index]
         if partner >= 0:
             item.request = self.request(partner)
             if item.kind == _PACKET:

@@ -1,22 +1,23 @@
 """From a syntax tree to a predicate over decoded records, with every name and value checked first.
 
 A comparison with a field is true if any field of that name in the record satisfies it, as in Wireshark; ``!=`` is true
-if there is such a field and none equals the value.  Fields of the record itself cost little; fields of formats need the
-tree, which is not built when no layer of the record can hold them.
+if there is such a field and none equals the value. Each term also gets its masks over columns (``narrow``), so that
+most records need not be decoded, and the values of fields come from ``getters``.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from dissectors.engine.decoded import Decoded
-from dissectors.engine.formats import reachable
 from dissectors.engine.names import module_name, snake
+from dissectors.engine.span import Span
+from dissectors.filters import narrow
 from dissectors.filters.errors import FilterError
 from dissectors.filters.fields import (
     RECORD_FIELDS,
@@ -27,6 +28,7 @@ from dissectors.filters.fields import (
     suggestion,
     wire_fields,
 )
+from dissectors.filters.getters import Getter, formats_below
 from dissectors.filters.grammar import (
     TIME_UNITS,
     All,
@@ -39,13 +41,12 @@ from dissectors.filters.grammar import (
     Not,
     Presence,
 )  # fmt: skip
-from vmbus.wire.capture import RecordKind
+from dissectors.filters.narrow import Narrow, Verdict
 from vmbus.wire.schema import Format
-from vmbus.wire.tree import Node
 
 Predicate = Callable[[Decoded], bool]
-Test = Callable[[Any], bool]
-Values = Callable[[Decoded], Iterator[Any]]
+Test = Callable[[Any], Any]
+"""Of one value, or of an array of numbers."""
 
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
@@ -57,8 +58,38 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def compile_filter(expression: Expression, text: str) -> Predicate:
-    """The predicate of a filter; ``text`` is for errors."""
+class Term(NamedTuple):
+    """A part of a filter, or all of it."""
+
+    predicate: Predicate
+    narrow: Narrow
+
+
+class _Source(NamedTuple):
+    """Where the values of a name come from."""
+
+    values: Callable[[Decoded], Iterable[Any]]
+    type: Type
+    fields: tuple[WireField, ...] = ()
+    read: Callable[[Span], narrow.Column] | None = None
+    """The column that has them, if there is one."""
+    where: Narrow = narrow.undecided
+    """Which records can have some."""
+
+    def any(self, test: Test) -> Term:
+        """One of the values passes."""
+        values = self.values
+        by_columns = self.where if self.read is None else narrow.by_column(self.read, test)
+        return Term(lambda item: any(test(value) for value in values(item)), by_columns)
+
+    def where_some(self, predicate: Callable[[list[Any]], bool]) -> Term:
+        """There are values, and all of them together pass."""
+        values = self.values
+        return Term(lambda item: bool(found := list(values(item))) and predicate(found), self.where)
+
+
+def compile_filter(expression: Expression, text: str) -> Term:
+    """The predicate of a filter, and its masks; ``text`` is for errors."""
     return _Compiler(text).compile(expression)
 
 
@@ -66,17 +97,25 @@ class _Compiler:
     def __init__(self, text: str) -> None:
         self._text = text
 
-    def compile(self, expression: Expression) -> Predicate:
+    def compile(self, expression: Expression) -> Term:
         match expression:
             case Not(term):
-                inner = self.compile(term)
-                return lambda item: not inner(item)
+                inner, by_columns = self.compile(term)
+                return Term(lambda item: not inner(item), narrow.negated(by_columns))
             case All(terms):
                 every = [self.compile(term) for term in terms]
-                return lambda item: all(predicate(item) for predicate in every)
+                predicates = [term.predicate for term in every]
+                return Term(
+                    lambda item: all(predicate(item) for predicate in predicates),
+                    narrow.all_of([term.narrow for term in every]),
+                )
             case Any_(terms):
                 some = [self.compile(term) for term in terms]
-                return lambda item: any(predicate(item) for predicate in some)
+                alternatives = [term.predicate for term in some]
+                return Term(
+                    lambda item: any(predicate(item) for predicate in alternatives),
+                    narrow.any_of([term.narrow for term in some]),
+                )
             case Presence(name):
                 return self._presence(name)
             case Comparison(name, symbol, literal):
@@ -87,61 +126,70 @@ class _Compiler:
     def _error(self, message: str, column: int) -> FilterError:
         return FilterError(message, self._text, column)
 
-    def _presence(self, name: Name) -> Predicate:
+    def _presence(self, name: Name) -> Term:
         if name.text in protocol_names() and name.text not in RECORD_FIELDS:
             return _speaks(name.text)
-        values, _, _ = self._resolve(name)
-        return lambda item: next(values(item), None) is not None
+        source = self._resolve(name)
+        values = source.values
+        by_columns = source.where if source.read is None else narrow.by_column(source.read, _anything)
+        return Term(lambda item: next(iter(values(item)), None) is not None, by_columns)
 
-    def _comparison(self, name: Name, symbol: str, literal: Literal) -> Predicate:
-        values, kind, fields = self._resolve(name)
+    def _comparison(self, name: Name, symbol: str, literal: Literal) -> Term:
+        source = self._resolve(name)
+        kind, fields = source.type, source.fields
         if symbol == "~":
-            return self._matching(name, values, kind, literal)
+            return self._matching(name, source, literal)
         if symbol == "contains":
-            return self._containing(name, values, kind, fields, literal)
+            return self._containing(name, source, literal)
         if isinstance(literal.value, Name) and kind is not Type.TEXT:
-            return _member_comparison(values, symbol, self._members(name, kind, fields, literal.value))
+            return _member_comparison(source, symbol, self._members(name, kind, fields, literal.value))
         wanted = self._value(name, kind, fields, literal)
         if isinstance(wanted, str) and symbol not in ("==", "!="):
             raise self._error(f"text is compared with ==, != or ~, not with {symbol}", literal.column)
-        if symbol == "!=":
-            return _none_equals(values, wanted)
+        if symbol == "!=" and source.read is None:
+            return source.where_some(lambda found: wanted not in found)
         test = _ORDERS[symbol]
-        return lambda item: any(test(value, wanted) for value in values(item))
+        return source.any(lambda value: test(value, wanted))
 
-    def _matching(self, name: Name, values: Values, kind: Type, literal: Literal) -> Predicate:
-        if kind is not Type.TEXT:
-            raise self._error(f"{name.text} is {kind.value}; only text is matched with ~", name.column)
+    def _matching(self, name: Name, source: _Source, literal: Literal) -> Term:
+        if source.type is not Type.TEXT:
+            raise self._error(f"{name.text} is {source.type.value}; only text is matched with ~", name.column)
         try:
             found = re.compile(str(literal.value), re.IGNORECASE).search
         except re.error as error:
             raise self._error(f"not a regular expression: {error}", literal.column) from None
-        return lambda item: any(found(value) is not None for value in values(item))
+        return source.any(lambda value: found(value) is not None)
 
-    def _containing(
-        self, name: Name, values: Values, kind: Type, fields: tuple[WireField, ...], literal: Literal
-    ) -> Predicate:
-        part = literal.value
+    def _containing(self, name: Name, source: _Source, literal: Literal) -> Term:
+        part, kind = literal.value, source.type
         if kind is Type.NUMBER and isinstance(part, Name):
-            members = self._members(name, kind, fields, part)
-            return lambda item: any(type(v) in members and v & members[type(v)] for v in values(item))
+            members = self._members(name, kind, source.fields, part)
+            return source.any(lambda value: bool(type(value) in members and value & members[type(value)]))
         if kind is Type.TEXT and isinstance(part, str):
-            return lambda item: any(part in value for value in values(item))
+            return source.any(lambda value: part in value)
         if kind is Type.BYTES and isinstance(part, (bytes, str)):
             raw = part.encode() if isinstance(part, str) else part
-            return lambda item: any(raw in value for value in values(item))
+            return source.any(lambda value: raw in value)
         raise self._error(f"{name.text} is {kind.value}: it does not contain such a thing", literal.column)
 
-    def _membership(self, name: Name, choices: tuple[tuple[Literal, Literal], ...]) -> Predicate:
-        values, kind, fields = self._resolve(name)
+    def _membership(self, name: Name, choices: tuple[tuple[Literal, Literal], ...]) -> Term:
+        source = self._resolve(name)
         ranges = [
-            (self._value(name, kind, fields, first), self._value(name, kind, fields, last)) for first, last in choices
+            (self._value(name, source.type, source.fields, first), self._value(name, source.type, source.fields, last))
+            for first, last in choices
         ]
-        return lambda item: any(first <= value <= last for value in values(item) for first, last in ranges)
+
+        def holds(value: Any) -> Any:
+            found: Any = False
+            for first, last in ranges:
+                found = found | ((first <= value) & (value <= last))
+            return found
+
+        return source.any(holds)
 
     # Names
 
-    def _resolve(self, name: Name) -> tuple[Values, Type, tuple[WireField, ...]]:
+    def _resolve(self, name: Name) -> _Source:
         record = RECORD_FIELDS.get(name.text)
         if record is not None:
             read = record.read
@@ -151,7 +199,7 @@ class _Compiler:
                 if value is not None:
                     yield value
 
-            return values, record.type, ()
+            return _Source(values, record.type, read=record.column)
         fields = wire_fields(name.text)
         if not fields:
             raise self._error(f"there is no field {name.text}{name_suggestion(name.text)}", name.column)
@@ -159,7 +207,8 @@ class _Compiler:
         kind = kinds.pop() if len(kinds) == 1 else Type.GROUP
         if kind is Type.GROUP and kinds:
             kind = _widest(field.type for field in fields)
-        return _tree_values(name.text, kind), kind, fields
+        getter = Getter(name.text, kind)
+        return _Source(getter.values, kind, fields, where=narrow.by_formats(getter.can_be_in))
 
     # Values
 
@@ -218,30 +267,28 @@ def _widest(kinds: Iterator[Type]) -> Type:
     return next((kind for kind in (Type.NUMBER, Type.TEXT, Type.GUID, Type.BYTES) if kind in found), Type.GROUP)
 
 
-def _none_equals(values: Values, wanted: Any) -> Predicate:
-    def predicate(item: Decoded) -> bool:
-        found = list(values(item))
-        return bool(found) and wanted not in found
-
-    return predicate
+def _anything(value: Any) -> Any:
+    """Whatever is there, text or an array of numbers, is there."""
+    return True if isinstance(value, str) else value == value
 
 
-def _member_comparison(values: Values, symbol: str, members: dict[type, int]) -> Predicate:
+def _member_comparison(source: _Source, symbol: str, members: dict[type, int]) -> Term:
     """Compares only with values of the enumerations that have the member."""
     test = _ORDERS[symbol]
+    if symbol != "!=":
+        return source.any(lambda value: type(value) in members and test(value, members[type(value)]))
 
-    def predicate(item: Decoded) -> bool:
-        found = [value for value in values(item) if type(value) in members]
-        if symbol == "!=":
-            return bool(found) and all(value != members[type(value)] for value in found)
-        return any(test(value, members[type(value)]) for value in found)
+    def none_is(found: list[Any]) -> bool:
+        of_those = [value for value in found if type(value) in members]
+        return bool(of_those) and all(value != members[type(value)] for value in of_those)
 
-    return predicate
+    return source.where_some(none_is)
 
 
-def _speaks(name: str) -> Predicate:
+def _speaks(name: str) -> Term:
+    """The record has something of a protocol, or of a format."""
     if name == "vmbus":
-        return lambda item: True
+        return Term(lambda item: True, _always)
 
     def names(fmt: type[Format]) -> bool:
         return name in (module_name(fmt), snake(fmt.__name__))
@@ -254,94 +301,15 @@ def _speaks(name: str) -> Predicate:
         if item.protocol == name:
             return True
         layers = [layer for layer in item.layers if layer.format is not None]
+        if any(names(layer.format) for layer in layers if layer.format is not None):
+            return True
         if not any(layer.within or can_hold(layer.format) for layer in layers if layer.format is not None):
             return False
         return any(node.format is not None and names(node.format) for node in item.tree)
 
-    return predicate
+    return Term(predicate, narrow.by_formats(lambda fmt, _: can_hold(fmt), name))
 
 
-@cache
-def formats_below(fmt: type[Format]) -> frozenset[type[Format]]:
-    """A format and all that it can hold."""
-    return frozenset(reachable([fmt]))
-
-
-def _tree_values(name: str, kind: Type) -> Values:
-    """The values of all fields of a record that a dotted name means.
-
-    A completion has the fields of its request as well, where it has none of that name: the code of a command and the
-    time it took are then found in one record.
-    """
-    *way, last = name.split(".")
-    wanted = _TESTS[kind]
-
-    @cache
-    def can_hold(fmt: type[Format]) -> bool:
-        return any(field.name == last for found in formats_below(fmt) for field in found.FIELDS)
-
-    def values(item: Decoded) -> Iterator[Any]:
-        has_own = False
-        for value in own_values(item):
-            has_own = True
-            yield value
-        if not has_own and item.request is not None and item.kind == RecordKind.PACKET:
-            yield from own_values(item.request)
-
-    def own_values(item: Decoded) -> Iterator[Any]:
-        layers = item.layers
-        within = any(layer.within for layer in layers)
-        if not within and not any(layer.format is not None and can_hold(layer.format) for layer in layers):
-            return
-        for layer in item.tree.children:
-            if layer.format is not None:
-                own = ("vmbus", item.protocol, module_name(layer.format), snake(layer.format.__name__))
-                yield from _search(layer, own, way, last, wanted)
-
-    return values
-
-
-def _search(node: Node, path: tuple[str, ...], way: list[str], last: str, wanted: Test) -> Iterator[Any]:
-    for child in node.children:
-        if child.name == last and _is_on(path, way):
-            yield from (_shown(found) for found in _leaves(child) if wanted(found.value))
-        if child.children:
-            below = (*path, child.name)
-            if child.format is not None:
-                below = (*below, module_name(child.format), snake(child.format.__name__))
-            yield from _search(child, below, way, last, wanted)
-
-
-def _leaves(node: Node) -> Iterator[Node]:
-    """A field, or the elements of a list of numbers."""
-    if node.value is None and node.children and node.children[0].name == "[0]":
-        yield from node.children
-    else:
-        yield node
-
-
-def _shown(node: Node) -> Any:
-    """A value as filters compare it: text without its padding."""
-    if node.field is not None and node.field.text and isinstance(node.value, bytes):
-        return node.value.decode(node.field.text, "replace").split("\0")[0]
-    return node.value
-
-
-def _is_on(path: tuple[str, ...], way: list[str]) -> bool:
-    position = 0
-    for part in way:
-        try:
-            position = path.index(part, position) + 1
-        except ValueError:
-            return False
-    return True
-
-
-_TESTS: dict[Type, Test] = {
-    Type.NUMBER: lambda value: isinstance(value, int),
-    Type.DURATION: lambda value: isinstance(value, int),
-    Type.TEXT: lambda value: isinstance(value, bytes),
-    Type.BYTES: lambda value: isinstance(value, bytes),
-    Type.GUID: lambda value: isinstance(value, UUID),
-    Type.GROUP: lambda value: True,
-}
+def _always(span: Span) -> Verdict:
+    may, _ = narrow.undecided(span)
+    return Verdict(may, may)

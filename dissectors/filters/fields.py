@@ -16,6 +16,8 @@ from typing import Any
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.formats import known_formats
 from dissectors.engine.names import field_name, module_name, snake
+from dissectors.engine.span import Span
+from dissectors.filters import narrow
 from vmbus.wire.protocols import ABBREVIATIONS
 from vmbus.wire.schema import Field, Format, Kind
 
@@ -39,6 +41,8 @@ class RecordField:
     type: Type
     read: Callable[[Decoded], Any]
     doc: str
+    column: Callable[[Span], narrow.Column] | None = None
+    """The same for many records at once, where the columns of an index have it."""
 
 
 def _channel(item: Decoded) -> str:
@@ -52,23 +56,34 @@ def _relative(item: Decoded) -> str | None:
 RECORD_FIELDS: dict[str, RecordField] = {
     field.name: field
     for field in (
-        RecordField("number", Type.NUMBER, lambda item: item.number, "place in the capture, from 1"),
-        RecordField("kind", Type.TEXT, lambda item: item.kind_name, "message, packet, external, signal ..."),
-        RecordField("direction", Type.TEXT, _relative, "to_host or to_guest"),
-        RecordField("channel", Type.TEXT, _channel, "id and name: 3 scsi"),
-        RecordField("channel.id", Type.NUMBER, lambda item: item.channel_id, "0 for the control plane"),
-        RecordField("protocol", Type.TEXT, lambda item: item.protocol, "control, vstor, nvsp, kvp ..."),
+        RecordField("number", Type.NUMBER, lambda item: item.number, "place in the capture, from 1", narrow.numbers),
+        RecordField("kind", Type.TEXT, lambda item: item.kind_name, "message, packet, external ...", narrow.kinds),
+        RecordField("direction", Type.TEXT, _relative, "to_host or to_guest", narrow.directions),
+        RecordField("channel", Type.TEXT, _channel, "id and name: 3 scsi", narrow.channel_names),
+        RecordField(
+            "channel.id", Type.NUMBER, lambda item: item.channel_id, "0 for the control plane", narrow.channel_ids
+        ),
+        RecordField(
+            "protocol", Type.TEXT, lambda item: item.protocol, "control, vstor, nvsp, kvp ...", narrow.protocols
+        ),
         RecordField("summary", Type.TEXT, lambda item: item.summary, "the line that vmbus read shows"),
-        RecordField("transaction", Type.NUMBER, lambda item: item.transaction_id, "transaction id of a packet"),
-        RecordField("latency", Type.DURATION, lambda item: item.latency_ns, "from a request to its completion"),
+        RecordField(
+            "transaction", Type.NUMBER, lambda item: item.transaction_id, "transaction id of a packet",
+            narrow.transactions,
+        ),
+        RecordField(
+            "latency", Type.DURATION, lambda item: item.latency_ns, "from a request to its completion",
+            narrow.latencies,
+        ),
         RecordField("length", Type.NUMBER, lambda item: len(item.data) - item.body_at, "recorded bytes"),
         RecordField("volume", Type.NUMBER, lambda item: item.volume, "bytes that crossed, recorded or not"),
         RecordField(
-            "request", Type.NUMBER, lambda item: item.request.number if item.request else None, "number of the request"
+            "request", Type.NUMBER, lambda item: item.request.number if item.request else None,
+            "number of the request", narrow.requests,
         ),
         RecordField(
             "response", Type.NUMBER, lambda item: item.response.number if item.response else None,
-            "number of the completion, once it has been read",
+            "number of the completion, once it has been read", narrow.responses,
         ),
         RecordField("problem", Type.TEXT, lambda item: "\n".join(item.problems) or None, "what is wrong with it"),
     )

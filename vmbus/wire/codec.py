@@ -80,10 +80,10 @@ class _Members(dict[int, Any]):
 
     def __init__(self, values: Values) -> None:
         super().__init__(values._value2member_map_)
-        self._values = values
+        self._make = values._missing_
 
     def __missing__(self, value: int) -> Any:
-        return self._values(value)
+        return self._make(value)
 
 
 @cache

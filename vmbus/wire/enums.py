@@ -8,6 +8,7 @@ standard library's ``IntFlag`` caches every combination it meets).
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
+from functools import cache
 from typing import Self
 
 
@@ -43,8 +44,9 @@ class OpenFlags(IntFlag):
         if not isinstance(value, int):
             raise ValueError(f"{value!r} is not a valid {cls.__name__}")
         combined = int.__new__(cls, value)
-        names = [member.name or "" for member in cls if member.value & value == member.value]
-        unknown = value & ~sum(member.value for member in cls)
+        bits, known = _bits(cls)
+        names = [name for bit, name in bits if bit & value == bit]
+        unknown = value & ~known
         if unknown:
             names.append(f"{unknown:#x}")
         combined._name_ = "|".join(names) or "0"
@@ -55,10 +57,17 @@ class OpenFlags(IntFlag):
     @property
     def unknown(self) -> int:
         """The bits that the declaration does not name."""
-        return self._value_ & ~sum(member.value for member in type(self))
+        return self._value_ & ~_bits(type(self))[1]
 
     def __str__(self) -> str:
         return self._name_ or "0"
 
     def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
         return (type(self), (self._value_,))
+
+
+@cache
+def _bits(flags: type[OpenFlags]) -> tuple[tuple[tuple[int, str], ...], int]:
+    """The values and names of a declaration's flags, and all of their bits together."""
+    named = tuple((member.value, member.name or "") for member in flags)
+    return named, sum(bit for bit, _ in named)
