@@ -301,20 +301,51 @@ def test_synchronize_cache_checks_its_range(tester: Initiator) -> None:
     assert outcome.sense == (ILLEGAL, AdditionalSense.LBA_OUT_OF_RANGE)
 
 
-def test_supported_commands_are_listed_and_can_be_asked_for(disk: ScsiDisk, tester: Initiator) -> None:
-    def ask(options: int, opcode: int = 0) -> MaintenanceIn:
-        return MaintenanceIn(
-            opcode=Opcode.MAINTENANCE_IN,
-            service_action=MaintenanceAction.REPORT_SUPPORTED_OPERATION_CODES,
-            reporting_options=options,
-            requested_opcode=Opcode(opcode),
-            allocation_length=4096,
-        )
+def supported(options: int, opcode: int = 0, action: int = 0, timeouts: int = 0) -> MaintenanceIn:
+    return MaintenanceIn(
+        opcode=Opcode.MAINTENANCE_IN,
+        service_action=MaintenanceAction.REPORT_SUPPORTED_OPERATION_CODES,
+        timeouts=timeouts,
+        reporting_options=options,
+        requested_opcode=Opcode(opcode),
+        requested_service_action=action,
+        allocation_length=4096,
+    )
 
-    listed = tester.run(ask(0), length=4096).parse(SupportedCommands)
+
+@pytest.mark.parametrize("timeouts", [0, 1])
+def test_supported_commands_are_listed_once_for_each_service_action(
+    disk: ScsiDisk, tester: Initiator, timeouts: int
+) -> None:
+    data = tester.run(supported(0, timeouts=timeouts), length=4096).data
+    listed = SupportedCommands.parse(data)
+    assert listed.length == len(data) - 4
     assert {command.opcode for command in listed.commands} == set(disk.commands)
-    assert tester.run(ask(1, Opcode.WRITE_SAME_16), length=4096).parse(OneSupportedCommand).support == 3
-    assert tester.run(ask(1, 0xD1), length=4096).parse(OneSupportedCommand).support == 1
+    actions = [one.service_action for one in listed.commands if one.opcode == Opcode.SERVICE_ACTION_IN_16]
+    assert actions == [ServiceActionIn.READ_CAPACITY_16, ServiceActionIn.GET_LBA_STATUS]
+    assert {len(command.timeouts) for command in listed.commands} == {timeouts}
+
+
+def test_a_command_can_be_asked_for_with_the_bits_that_matter(tester: Initiator) -> None:
+    one = tester.run(supported(1, Opcode.WRITE_SAME_16, timeouts=1), length=4096).parse(OneSupportedCommand)
+    assert one.support == 3 and bytes(one.usage).hex(" ") == "93 ff ff ff ff ff ff ff ff ff ff ff ff ff 1f 00"
+    assert len(one.timeouts) == 1
+    capacity = Opcode.SERVICE_ACTION_IN_16, ServiceActionIn.READ_CAPACITY_16
+    one = tester.run(supported(2, *capacity), length=4096).parse(OneSupportedCommand)
+    assert one.support == 3 and one.usage[:2] == capacity
+    for unknown in supported(1, 0xD1), supported(3, Opcode.SERVICE_ACTION_IN_16, 0x1F), supported(2, 0xD1, 1):
+        assert tester.run(unknown, length=4096).parse(OneSupportedCommand).support == 1
+
+
+@pytest.mark.parametrize("ask", [supported(1, Opcode.MAINTENANCE_IN), supported(2, Opcode.READ_10), supported(4)])
+def test_service_actions_are_asked_for_where_there_are_some(tester: Initiator, ask: MaintenanceIn) -> None:
+    assert tester.run(ask, length=4096).sense == (ILLEGAL, AdditionalSense.INVALID_FIELD_IN_CDB)
+
+
+def test_a_pre_fetch_promises_nothing(tester: Initiator) -> None:
+    assert tester.run(Cache10(opcode=Opcode.PRE_FETCH_10, lba=5, length=9)).status == ScsiStatus.GOOD
+    outcome = tester.run(Cache10(opcode=Opcode.PRE_FETCH_10, lba=2048, length=1))
+    assert outcome.sense == (ILLEGAL, AdditionalSense.LBA_OUT_OF_RANGE)
 
 
 def test_block_limits_and_provisioning_follow_the_backend(tester: Initiator) -> None:

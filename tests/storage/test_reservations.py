@@ -102,6 +102,14 @@ def test_keys_and_reservation_can_be_read(nodes: tuple[Node, Node, Node]) -> Non
     assert [(one.key, int(one.reservation_type)) for one in held] == [(0xA, 3)]
 
 
+@pytest.mark.parametrize("kind", [7, 8])
+def test_no_one_key_holds_a_reservation_of_all_registrants(nodes: tuple[Node, Node, Node], kind: int) -> None:
+    nodes[0].register()
+    nodes[0].out(ReserveOut.RESERVE, kind)
+    (reservation,) = nodes[0].ask(ReserveIn.READ_RESERVATION).parse(Reservations).reservations
+    assert (reservation.key, reservation.reservation_type) == (0, kind)
+
+
 @pytest.mark.parametrize("action", list(ReserveIn))
 def test_what_persistent_reserve_in_returns_decodes_to_the_last_byte(
     nodes: tuple[Node, Node, Node], action: ReserveIn

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vmbus.devices.storage.result import (
-    CONDITION_MET,
     GOOD,
     CheckCondition,
     Result,
@@ -180,10 +179,10 @@ def synchronize_cache(unit: ScsiDisk, task: Task) -> Result | None:
 
 
 def prefetch(unit: ScsiDisk, task: Task) -> Result:
-    """PRE-FETCH (10), (16): the host's page cache does what it wants."""
+    """PRE-FETCH (10), (16): not met, as when the cache has no room: the host's page cache does what it wants."""
     unit.check_ready()
     unit.check_range(*span(task.cdb), largest=unit.blocks << unit.shift)
-    return CONDITION_MET
+    return GOOD
 
 
 def seek(unit: ScsiDisk, task: Task) -> Result:

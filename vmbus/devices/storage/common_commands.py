@@ -21,20 +21,13 @@ from vmbus.devices.storage.result import (
     invalid_field,
     invalid_parameter,
 )  # fmt: skip
+from vmbus.devices.storage.supported_commands import report_supported_operation_codes
 from vmbus.devices.storage.task import Task
 from vmbus.wire.schema import Format
-from vmbus.wire.scsi import CDB_FORMATS, cdb_format
 from vmbus.wire.scsi.inquiry import Inquiry, SupportedPages, VpdPage
 from vmbus.wire.scsi.mode import ModePage, ModePageCode, ModeSense6, ModeSense10, PageControl
 from vmbus.wire.scsi.opcodes import MaintenanceAction, Opcode
-from vmbus.wire.scsi.primary import (
-    MaintenanceIn,
-    OneSupportedCommand,
-    RequestSense,
-    SendDiagnostic,
-    SupportedCommand,
-    SupportedCommands,
-)  # fmt: skip
+from vmbus.wire.scsi.primary import MaintenanceIn, RequestSense, SendDiagnostic
 from vmbus.wire.scsi.reservation import (
     FullStatus,
     FullStatusList,
@@ -174,24 +167,11 @@ def send_diagnostic(unit: MediaUnit, task: Task) -> Result:
 
 
 def maintenance_in(unit: MediaUnit, task: Task) -> Result:
-    """REPORT SUPPORTED OPERATION CODES; Linux's sd asks with it whether WRITE SAME is there."""
+    """The only one of them is REPORT SUPPORTED OPERATION CODES."""
     command = MaintenanceIn.parse(task.cdb)
     if command.service_action != MaintenanceAction.REPORT_SUPPORTED_OPERATION_CODES:
         raise invalid_field(1)
-    if command.reporting_options == 0:
-        commands = tuple(
-            SupportedCommand(opcode=Opcode(code), cdb_length=cdb_format(bytes([code]), unit.device_type).SIZE)
-            for code in sorted(unit.commands)
-        )
-        data: Format = SupportedCommands(length=8 * len(commands), commands=commands)
-    elif command.reporting_options in (1, 2, 3):
-        supported = command.requested_opcode in unit.commands
-        size = CDB_FORMATS[command.requested_opcode].SIZE if command.requested_opcode in CDB_FORMATS else 0
-        usage = (int(command.requested_opcode), *(0xFF,) * (size - 1)) if supported and size else ()
-        data = OneSupportedCommand(support=3 if supported else 1, cdb_length=len(usage), usage=usage)
-    else:
-        raise invalid_field(2)
-    return task.give(data.build(), command.allocation_length)
+    return report_supported_operation_codes(unit, task)
 
 
 def reserve(unit: MediaUnit, task: Task) -> Result:
@@ -224,7 +204,7 @@ def persistent_reserve_in(unit: MediaUnit, task: Task) -> Result:
         case ReserveIn.READ_RESERVATION:
             held: tuple[Reservation, ...] = ()
             if state.kind:
-                held = (Reservation(key=state.keys.get(state.holder, 0), reservation_type=state.kind),)
+                held = (Reservation(key=state.holders_key, reservation_type=state.kind),)
             data = Reservations(generation=state.generation, length=16 * len(held), reservations=held)
         case ReserveIn.REPORT_CAPABILITIES:
             data = ReserveCapabilities(

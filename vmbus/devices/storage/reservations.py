@@ -93,6 +93,11 @@ class Reservations:
             return initiator in self.keys
         return self.kind != ReservationType.NONE and initiator == self.holder
 
+    @property
+    def holders_key(self) -> int:
+        """The key under which the reservation is held; 0 where every registrant holds it."""
+        return 0 if self.kind in _ALL_REGISTRANTS else self.keys.get(self.holder, 0)
+
     # RESERVE and RELEASE
 
     def reserve_simple(self, initiator: Hashable) -> None:

@@ -27,7 +27,6 @@ class Result(NamedTuple):
 
 
 GOOD = Result()
-CONDITION_MET = Result(int(ScsiStatus.CONDITION_MET))
 TASK_SET_FULL = Result(int(ScsiStatus.TASK_SET_FULL), int(SrbStatus.BUSY))
 BUSY = Result(int(ScsiStatus.BUSY), int(SrbStatus.BUSY))
 RESERVATION_CONFLICT = Result(int(ScsiStatus.RESERVATION_CONFLICT), int(SrbStatus.ERROR))

@@ -219,6 +219,16 @@ class MaintenanceIn(Cdb):
     control: int = u8(default=0)
 
 
+class CommandTimeouts(Format):
+    """How long a command may take; 0 says nothing."""
+
+    length: int = be16(default=10, unit="bytes", doc="after this field")
+    reserved: int = u8(default=0)
+    command_specific: int = u8(default=0)
+    nominal: int = be32(default=0, unit="s")
+    recommended: int = be32(default=0, unit="s")
+
+
 class SupportedCommand(Format):
     """One command of the answer to REPORT SUPPORTED OPERATION CODES."""
 
@@ -230,13 +240,14 @@ class SupportedCommand(Format):
     timeouts_present: int = bits(1, default=0)
     service_action_valid: int = bits(1, default=0)
     cdb_length: int = be16(unit="bytes")
+    timeouts: tuple[CommandTimeouts, ...] = items(CommandTimeouts, count="timeouts_present")
 
 
 class SupportedCommands(Format):
     """All commands that a unit takes."""
 
     length: int = be32(unit="bytes", doc="after this field")
-    commands: tuple[SupportedCommand, ...] = items(SupportedCommand, count="length // 8")
+    commands: tuple[SupportedCommand, ...] = items(SupportedCommand)
 
 
 class OneSupportedCommand(Format):
@@ -248,3 +259,4 @@ class OneSupportedCommand(Format):
     support: int = bits(3, doc="1 not supported, 3 supported as the standard says")
     cdb_length: int = be16(unit="bytes", default=0)
     usage: tuple[int, ...] = items(u8(), count="cdb_length")
+    timeouts: tuple[CommandTimeouts, ...] = items(CommandTimeouts, count="timeouts_present")
