@@ -8,8 +8,8 @@ import pytest
 
 from vmbus.control import errors
 from vmbus.control import guest_events as ev
+from vmbus.control.events import MonitorPages
 from vmbus.control.guest_states import GuestChannel, GuestConnection
-from vmbus.control.host_events import MonitorPages
 from vmbus.gpadl import GpaRange
 from vmbus.wire import control, guids
 from vmbus.wire.control_values import (

@@ -8,7 +8,7 @@ import pytest
 
 from vmbus.control import host_events as ev
 from vmbus.control.errors import BadMonitorPages, MessageTooShort
-from vmbus.control.host_events import MonitorPages
+from vmbus.control.events import MonitorPages
 from vmbus.wire import control
 from vmbus.wire.control_values import ALL_FEATURES, ALL_VERSIONS, ConnectionState, FeatureFlags, Version
 from vmbus.wire.schema import NIL_GUID

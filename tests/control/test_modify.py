@@ -6,6 +6,7 @@ import pytest
 
 from vmbus.control import errors
 from vmbus.control import host_events as ev
+from vmbus.control.events import MonitorPages
 from vmbus.wire import control
 from vmbus.wire.control_values import (
     INTERRUPTS_DISABLED,
@@ -92,7 +93,7 @@ def test_other_monitor_pages(host):
     host.connect(Version.V6_0, MODIFY)
     change = control.ModifyConnection(parent_to_child_monitor_page=0x1000, child_to_parent_monitor_page=0x2000)
     done = control.ModifyConnectionResponse(connection_state=ConnectionState.SUCCESSFUL)
-    host >> change << ev.ModifyConnectionRequested(ev.MonitorPages(0x1000, 0x2000)) << done
+    host >> change << ev.ModifyConnectionRequested(MonitorPages(0x1000, 0x2000)) << done
     host >> control.ModifyConnection() << ev.ModifyConnectionRequested(None) << done
     assert host.server.info.monitor_pages is None
 
@@ -105,7 +106,7 @@ def test_one_monitor_page_without_the_other_is_refused(host):
 
 def test_monitor_pages_of_the_host_are_not_changed(make_host):
     flags = MODIFY | FeatureFlags.SERVER_SPECIFIED_MONITOR_PAGES
-    host = make_host(monitor_pages=ev.MonitorPages(1, 2)).connect(Version.V6_0, flags)
+    host = make_host(monitor_pages=MonitorPages(1, 2)).connect(Version.V6_0, flags)
     failed = control.ModifyConnectionResponse(connection_state=ConnectionState.FAILED_UNKNOWN_FAILURE)
     violated(host >> control.ModifyConnection(), errors.BadMonitorPages) << failed
 

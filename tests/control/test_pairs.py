@@ -10,7 +10,7 @@ import pytest
 from vmbus.control import guest_events as gev
 from vmbus.control import host_events as hev
 from vmbus.control.client import ControlClient
-from vmbus.control.host_events import MonitorPages
+from vmbus.control.events import MonitorPages
 from vmbus.control.offers import OfferTraits
 from vmbus.control.server import ControlServer
 from vmbus.control.server_base import ServerConfig

@@ -12,6 +12,7 @@ from vmbus.control import errors
 from vmbus.control import guest_events as gev
 from vmbus.control import host_events as ev
 from vmbus.control.client import ControlClient
+from vmbus.control.events import MonitorPages
 from vmbus.control.host_states import HostChannel, HostConnection
 from vmbus.control.offers import OfferTraits
 from vmbus.control.server import ControlServer
@@ -438,7 +439,7 @@ class TestGuest:
         guest.connect(Version.V6_0, FeatureFlags.MODIFY_CONNECTION)
         guest.offered(1)
         guest.client.tl_connect(UUID(int=1), guids.vsock_service(3))
-        guest.client.modify_connection(ev.MonitorPages(1, 2))
+        guest.client.modify_connection(MonitorPages(1, 2))
         unsent = [message.payload for message in guest.client._outbox]
         state = json.loads(json.dumps(guest.client.save()))
         guest.client = ControlClient()

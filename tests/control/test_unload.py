@@ -6,6 +6,7 @@ import pytest
 
 from vmbus.control import errors
 from vmbus.control import host_events as ev
+from vmbus.control.events import MonitorPages
 from vmbus.control.host_states import HostChannel, HostConnection
 from vmbus.wire import control
 from vmbus.wire.control_values import ConnectionState, Version
@@ -156,7 +157,7 @@ class TestConfirmed:
         assert relay.server.features == other | FeatureFlags.CLIENT_ID | FeatureFlags.GPA_PINNING
 
     def test_monitor_pages_of_the_other_side_need_the_feature(self, relay):
-        pages = ev.MonitorPages(0x1000, 0x2000)
+        pages = MonitorPages(0x1000, 0x2000)
         (relay >> relay.contact(Version.V6_0)).ignore()
         (relay >> (lambda: relay.server.contact_finished(monitor_pages=pages))).ignore()
         assert relay.server.info.monitor_pages is None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vmbus.control.host_events import MonitorPages
+from vmbus.control.events import MonitorPages
 from vmbus.devices.catalog import make_devices
 from vmbus.drivers.network import NetworkDriver
 from vmbus.drivers.network.card import NetworkCard

@@ -32,6 +32,7 @@ from vmbus.control.errors import (
     WrongDirection,
     WrongState,
 )
+from vmbus.control.events import MonitorPages
 from vmbus.control.guest_events import (
     Connected,
     ConnectFailed,
@@ -44,7 +45,6 @@ from vmbus.control.guest_events import (
     UnloadFinished,
 )
 from vmbus.control.guest_states import GUEST_CONNECTION, RESERVED, GuestConnection
-from vmbus.control.host_events import MonitorPages
 from vmbus.control.messages import NO_FEATURES, parse_message, sent_in
 from vmbus.control.transitions import Step, advance
 from vmbus.wire import control

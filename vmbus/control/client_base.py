@@ -7,9 +7,9 @@ from typing import NamedTuple
 from uuid import UUID
 
 from vmbus.control.errors import NotNegotiated, UnknownChannel, UnknownChannelId, WrongState
+from vmbus.control.events import MonitorPages
 from vmbus.control.guest_events import GuestEvent
 from vmbus.control.guest_states import GUEST_CHANNEL, GUEST_GPADL, GuestChannel, GuestConnection, GuestGpadl
-from vmbus.control.host_events import MonitorPages
 from vmbus.control.messages import NO_FEATURES, build_message, sent_in
 from vmbus.control.transitions import Step, advance
 from vmbus.wire.control_values import (

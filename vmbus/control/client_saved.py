@@ -15,8 +15,8 @@ from uuid import UUID
 from vmbus.control.client_base import ClientChannel, ClientGpadl, PostedMessage
 from vmbus.control.client_channels import ClientChannels
 from vmbus.control.errors import BadSavedState, WrongState
+from vmbus.control.events import MonitorPages
 from vmbus.control.guest_states import GuestChannel, GuestConnection, GuestGpadl
-from vmbus.control.host_events import MonitorPages
 from vmbus.wire.control_values import MAX_MESSAGE_SIZE, FeatureFlags, Version
 from vmbus.wire.offer import OfferChannel, OfferChannelPre7
 from vmbus.wire.schema import WireError

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from vmbus.control.errors import Violation
-from vmbus.control.host_events import MonitorPages
+from vmbus.control.events import MonitorPages, ReportedViolation
 from vmbus.wire.control_values import ConnectionState, FeatureFlags, Status, Version
 from vmbus.wire.offer import OfferChannel, OfferChannelPre7
 
@@ -136,16 +135,5 @@ class UnloadFinished(GuestEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class HostViolation(GuestEvent):
-    """The host broke a rule; nothing but this message suffers."""
-
-    error: Violation
-    message: bytes
-
-    @property
-    def advice(self) -> str:
-        """What was done, and what to look at."""
-        return self.error.advice
-
-    def __str__(self) -> str:
-        return f"{type(self.error).__name__}: {self.error}. {self.advice}"
+class HostViolation(ReportedViolation, GuestEvent):
+    """The host broke a rule."""

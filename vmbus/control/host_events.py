@@ -5,18 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from vmbus.control.errors import Violation
+from vmbus.control.events import MonitorPages, ReportedViolation
 from vmbus.control.outbox import Target
 from vmbus.gpadl import GpaRange
 from vmbus.wire.control_values import FeatureFlags, Version
-
-
-@dataclass(frozen=True, slots=True)
-class MonitorPages:
-    """The guest physical addresses of a connection's two monitor pages."""
-
-    parent_to_child: int
-    child_to_parent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +48,30 @@ class HostEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class ContactRequested(HostEvent):
-    """A guest asks for a connection; answer with ``contact_finished``.  Only from a server that confirms."""
+class Agreement(HostEvent):
+    """What a guest asks for and gets, as far as both ends have it."""
 
     version: Version
     features: FeatureFlags
     monitor_pages: MonitorPages | None
     interrupt_page: int | None
+    """Below 2.4: the page with the shared event flags, the host's half first."""
     target_message_vp: int
     client_id: UUID
     trusted: bool
 
 
 @dataclass(frozen=True, slots=True)
-class VersionNegotiated(HostEvent):
+class ContactRequested(Agreement):
+    """A guest asks for a connection; answer with ``contact_finished``.  Only from a server that confirms."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionNegotiated(Agreement):
     """There is a connection."""
 
-    version: Version
-    features: FeatureFlags
-    monitor_pages: MonitorPages | None
     host_monitor_pages: bool
     """The monitor pages are those that the host provided."""
-    interrupt_page: int | None
-    """Below 2.4: the page with the shared event flags, the host's half first."""
-    target_message_vp: int
-    client_id: UUID
-    trusted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,20 +189,8 @@ class Resumed(HostEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class ProtocolViolation(HostEvent):
-    """The guest broke a rule; nothing but this message suffers."""
-
-    error: Violation
-    message: bytes
-    """The message, as it came."""
-
-    @property
-    def advice(self) -> str:
-        """What was done, and what to look at."""
-        return self.error.advice
-
-    def __str__(self) -> str:
-        return f"{type(self.error).__name__}: {self.error}. {self.advice}"
+class ProtocolViolation(ReportedViolation, HostEvent):
+    """The guest broke a rule."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from vmbus.control.host_events import MonitorPages
+from vmbus.control.events import MonitorPages
 from vmbus.control.host_states import HostChannel, HostGpadl
 from vmbus.control.offers import Channel, OfferKey, OfferTraits, OpenRequest, Reserved
 from vmbus.control.outbox import OutgoingMessage, Target

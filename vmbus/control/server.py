@@ -29,7 +29,8 @@ from vmbus.control.errors import (
     WrongDirection,
     WrongState,
 )
-from vmbus.control.host_events import HostEvent, MonitorPages, ProtocolViolation, ResetFinished, Resumed
+from vmbus.control.events import MonitorPages
+from vmbus.control.host_events import HostEvent, ProtocolViolation, ResetFinished, Resumed
 from vmbus.control.host_states import HOST_CHANNEL, HostChannel, HostConnection
 from vmbus.control.messages import ControlMessage, parse_message
 from vmbus.control.offers import Channel, OfferKey, OfferTraits, Restoring

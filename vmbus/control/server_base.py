@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
 
-from vmbus.control.host_events import HostEvent, MonitorPages, StrayReply
+from vmbus.control.events import MonitorPages
+from vmbus.control.host_events import HostEvent, StrayReply
 from vmbus.control.host_states import HostChannel, HostConnection
 from vmbus.control.messages import NO_FEATURES, build_message
 from vmbus.control.offers import Channel, OfferBook
@@ -83,6 +84,12 @@ class ConnectionInfo:
     target_message_vp: int = 0
     modifying: bool = False
     client_id: UUID = NIL_GUID
+
+    @property
+    def agreement(self) -> tuple[Version, FeatureFlags, MonitorPages | None, int | None, int, UUID, bool]:
+        """The fields of an ``Agreement``."""
+        place = self.interrupt_page, self.target_message_vp, self.client_id
+        return self.version, self.features, self.monitor_pages, *place, self.trusted
 
 
 class After(Enum):

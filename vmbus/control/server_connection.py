@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vmbus.control.errors import BadMonitorPages, MessageTooShort, OffersAlreadySent
+from vmbus.control.events import MonitorPages
 from vmbus.control.host_events import (
     ContactForOtherVtl,
     ContactRequested,
     Disconnected,
     ModifyConnectionRequested,
-    MonitorPages,
     OffersRequested,
     Paused,
     ProtocolViolation,
@@ -135,17 +135,7 @@ class ServerConnection(ServerChannels):
             own = self.config.monitor_pages if info.features & _F.SERVER_SPECIFIED_MONITOR_PAGES else None
             self._contact_finished(info, ConnectionState.SUCCESSFUL, ALL_FEATURES, own)
             return
-        self._emit(
-            ContactRequested(
-                version=info.version,
-                features=info.features,
-                monitor_pages=info.monitor_pages,
-                interrupt_page=info.interrupt_page,
-                target_message_vp=info.target_message_vp,
-                client_id=info.client_id,
-                trusted=info.trusted,
-            )
-        )
+        self._emit(ContactRequested(*info.agreement))
 
     def _spoken_features(self, contact: Contact) -> FeatureFlags:
         if contact.version < Version.V6_0:
@@ -174,18 +164,7 @@ class ServerConnection(ServerChannels):
             info.monitor_pages, info.host_monitor_pages = own, True
         self._advance(Step.ACCEPTED)
         self._respond(info, state, own)
-        self._emit(
-            VersionNegotiated(
-                version=info.version,
-                features=info.features,
-                monitor_pages=info.monitor_pages,
-                host_monitor_pages=info.host_monitor_pages,
-                interrupt_page=info.interrupt_page,
-                target_message_vp=info.target_message_vp,
-                client_id=info.client_id,
-                trusted=info.trusted,
-            )
-        )
+        self._emit(VersionNegotiated(*info.agreement, info.host_monitor_pages))
         if self.after is not After.NOTHING:
             step = _STEPS[self.after]
             self._end_connection(step, self.after, self.next_contact)

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 from vmbus.control import guest_events as events
 from vmbus.control.client import ControlClient
-from vmbus.control.host_events import MonitorPages
+from vmbus.control.events import MonitorPages
 from vmbus.drivers.driver import ChannelOffer, Driver, DriverError
 from vmbus.errors import VmbusError
 from vmbus.guest.bus import GuestBus

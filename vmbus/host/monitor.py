@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vmbus.control.host_events import MonitorPages
+from vmbus.control.events import MonitorPages
 from vmbus.host.timerfd import PeriodicTimer
 from vmbus.loop import Loop
 from vmbus.memory import GuestMemory

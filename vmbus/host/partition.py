@@ -15,6 +15,7 @@ from uuid import UUID
 from vmbus.capture.in_force import messages_in_force
 from vmbus.channel import Channel
 from vmbus.control import host_events as events
+from vmbus.control.events import MonitorPages
 from vmbus.control.server import ControlServer
 from vmbus.control.server_base import ServerConfig
 from vmbus.errors import VmbusError
@@ -294,7 +295,7 @@ class HostPartition(PartitionChannels):
                 self.host.note(line, NoteKind.KERNEL_LOG)
 
 
-def _host_pages(memory: GuestMemory) -> events.MonitorPages:
+def _host_pages(memory: GuestMemory) -> MonitorPages:
     """Where our own monitor pages are: in the pages that the guest has left to its host, the last of its memory."""
     last = memory.size - PAGE_SIZE
-    return events.MonitorPages(parent_to_child=last - PAGE_SIZE, child_to_parent=last)
+    return MonitorPages(parent_to_child=last - PAGE_SIZE, child_to_parent=last)
