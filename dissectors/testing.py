@@ -164,7 +164,14 @@ class Script:
         self.message(HOST, MessageType.VERSION_RESPONSE, c.VersionResponse(version_supported=1))
 
     def offer(
-        self, channel_id: int, interface_id: UUID, *, instance: int = 1, subchannel: int = 0, flags: int = 0
+        self,
+        channel_id: int,
+        interface_id: UUID,
+        *,
+        instance: int = 1,
+        subchannel: int = 0,
+        flags: int = 0,
+        user_defined: bytes = b"",
     ) -> int:
         """The host offers a channel."""
         body = OfferChannel(
@@ -173,6 +180,7 @@ class Script:
             channel_id=channel_id,
             subchannel_index=subchannel,
             flags=OfferFlags(flags),
+            user_defined=user_defined,
             connection_id=0x2000 + channel_id,
         )
         return self.message(HOST, MessageType.OFFER_CHANNEL, body)

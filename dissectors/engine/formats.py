@@ -79,7 +79,7 @@ def roots() -> Roots:
             "to_host": {name: p.guest_to_host for name, p in ABBREVIATIONS.items() if p.guest_to_host},
             "to_guest": {name: p.host_to_guest for name, p in ABBREVIATIONS.items() if p.host_to_guest},
             "pipe": {"header": PipeHeader},
-            "offers": dict(OFFER_PROPERTIES),
+            "offers": {str(interface): fmt for interface, fmt in OFFER_PROPERTIES.items()},
             "gel": {"instance": str(GEL_INSTANCE), "socket": str(guids.VSOCK_TEMPLATE)},
             "vpci_completions": _table(dict(vpci.VPCI_COMPLETIONS)),
             "vpci": {"status": vpci.StatusCompletion, "empty": vpci.EmptyCompletion},

@@ -79,7 +79,7 @@ def _deepen(
             continue
         start, stop = child.offset, child.offset + child.size
         rule = rule_for(node.format, child.name, inside)
-        chosen = rule.choose(data, start, stop, beside) if rule is not None else within.get(child.name)
+        chosen = (rule and rule.choose(data, start, stop, beside)) or within.get(child.name)
         if chosen is not None:
             found, end = walk(chosen, data, start, stop)
             _deepen(data, found, inside, within)

@@ -298,7 +298,8 @@ local function show_message(item, start, stop)
         if at < stop then plain(item, named.unknown, at, stop) end
         return
     end
-    local after = layer(item, fmt, at, stop)
+    local properties = number == 1 and R.offers[guid_text(tvb(at, 16))]
+    local after = layer(item, fmt, at, stop, properties and { user_defined = properties[1] } or nil)
     if after < stop then plain(item, stop - after <= 7 and named.padding or named.unknown, after, stop) end
     item.info = fmt.name
     if item.pinfo.visited then return end

@@ -97,9 +97,8 @@ local function add_inside(item, tvb, start, stop, fld, scope, context)
     local chosen
     if fld.inside then
         chosen = fld.inside(tvb, start, stop, scope)
-    elseif context.within then
-        chosen = context.within[fld.n]
     end
+    if not chosen and context.within then chosen = context.within[fld.n] end
     if item and chosen then
         local finish = walk(item, tvb, chosen, start, stop, nil, context)
         if finish < stop then item:add(named.padding, tvb(finish, stop - finish)) end

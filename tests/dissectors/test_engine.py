@@ -10,7 +10,7 @@ from dissectors.engine import Session
 from dissectors.engine.render import tree_lines
 from dissectors.testing import GUEST, HOST, Script
 from dissectors.wireshark.compare import differences
-from vmbus.wire import guids, scsi
+from vmbus.wire import guids, scsi, vstor
 from vmbus.wire.control_values import MessageType, Version
 from vmbus.wire.offer import OfferFlags
 from vmbus.wire.protocols import PROTOCOLS
@@ -111,6 +111,13 @@ def test_an_unknown_device_that_is_a_pipe_decodes_to_the_pipe(script: Script, tm
     assert [layer.name for layer in item.tree.children][2:] == ["PipeHeader", "payload", "padding"]
     if shutil.which("tshark"):
         assert list(differences(script.write(tmp_path / "pipe.pcapng"))) == []
+
+
+def test_an_offer_of_an_ide_accelerator_says_which_drive_it_is(script: Script, tmp_path: Path) -> None:
+    script.offer(6, guids.IDE, user_defined=vstor.IdeOfferProperties(path=1, target=0).build())
+    text = "\n".join(tree_lines(script.decode()[-1].tree))
+    assert "IdeOfferProperties" in text and "path: 1" in text
+    assert shutil.which("tshark") is None or list(differences(script.write(tmp_path / "offer.pcapng"))) == []
 
 
 def test_the_message_after_a_write_of_a_crash_dump_is_its_bytes(dump: Script) -> None:

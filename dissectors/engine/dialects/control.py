@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import struct
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from dissectors.engine.dialect import Dialect
 from dissectors.engine.layers import Layer
 from vmbus.wire import control as c
+from vmbus.wire import guids
 from vmbus.wire.control_values import MessageType, Version
 from vmbus.wire.guids import interface_name
 from vmbus.wire.offer import OfferChannel, OfferChannelPre7
-from vmbus.wire.schema import Format, WireError
+from vmbus.wire.schema import Buffer, Format, WireError
 from vmbus.wire.tail import choose
+from vmbus.wire.vstor import IdeOfferProperties
 
 if TYPE_CHECKING:
     from dissectors.engine.decoded import Decoded
@@ -62,6 +65,9 @@ BODY_CASES: dict[int, type[Format] | tuple[type[Format], ...]] = {
     MessageType.RESUME: c.Resume,
 }
 """Bodies by message type; of several, the largest that fits."""
+
+OFFER_PROPERTIES: dict[UUID, type[Format]] = {guids.IDE: IdeOfferProperties}
+"""What an offer's user-defined bytes hold that are neither a pipe's nor a socket's, by interface id."""
 
 _TYPE = struct.Struct("<I")
 _WITH_CHANNEL = frozenset(
@@ -114,6 +120,15 @@ def named_channel(item: Decoded) -> int:
     return int(_TYPE.unpack_from(item.data, item.body_at + at)[0])
 
 
+_OFFERS = (OfferChannel, OfferChannelPre7)
+
+
+def _properties(data: Buffer, at: int) -> tuple[tuple[str, type[Format]], ...]:
+    """The format of an offer's user-defined bytes, where only its interface id tells."""
+    found = OFFER_PROPERTIES.get(UUID(bytes_le=bytes(data[at : at + 16])))
+    return () if found is None else (("user_defined", found),)
+
+
 class ControlPlane(Dialect):
     """Hypervisor messages that carry VMBus's control messages."""
 
@@ -127,7 +142,7 @@ class ControlPlane(Dialect):
         fmt = body_format(message_type(item), item.data, at, stop)
         if fmt is None:
             return [*found, Layer(None, at, stop, "unknown")] if at < stop else found
-        found.append(Layer(fmt, at, stop))
+        found.append(Layer(fmt, at, stop, within=_properties(item.data, at) if fmt in _OFFERS else ()))
         try:
             end = fmt.parse_prefix(item.data, at, stop)[1]
         except WireError:
