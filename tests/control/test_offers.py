@@ -194,13 +194,29 @@ def test_a_newer_guest_may_still_send_the_short_request(host):
 
 
 def test_a_refused_socket_is_said_from_4_1_on_and_success_never(host):
-    refused = control.TlConnectResult(endpoint_id=UUID(int=1), service_id=UUID(int=2), status=0xC0000236)
+    ids = {"endpoint_id": UUID(int=1), "service_id": UUID(int=2)}
     for version, answers in ((Version.V4_0, False), (Version.V4_1, True)):
         (host >> host.contact(version)).ignore()
-        host >> (lambda: host.server.tl_connect_result(UUID(int=1), UUID(int=2), success=True))
-        host >> (lambda: host.server.tl_connect_result(UUID(int=1), UUID(int=2), success=False))
+        host >> control.TlConnectRequest(**ids) << ev.TlConnectRequested
+        host >> (lambda: host.server.tl_connect_result(**ids, success=True))
+        host >> control.TlConnectRequest(**ids) << ev.TlConnectRequested
+        host >> (lambda: host.server.tl_connect_result(**ids, success=False))
         if answers:
-            host << refused
+            host << control.TlConnectResult(**ids, status=0xC0000236)
+        host >> (lambda: host.server.tl_connect_result(**ids, success=False)) << ev.StrayReply
+
+
+def test_a_socket_is_answered_once_and_to_the_guest_that_asked(host):
+    ids = {"endpoint_id": UUID(int=1), "service_id": UUID(int=2)}
+    host.connect()
+    host >> control.TlConnectRequest(**ids) << ev.TlConnectRequested
+    host >> control.TlConnectRequest(**ids)
+    host >> (lambda: host.server.offer(UUID(int=2), UUID(int=1), OfferTraits.hvsocket(to_guest=False))) << OfferChannel
+    host >> (lambda: host.server.tl_connect_result(**ids, success=False)) << ev.StrayReply
+    ids["endpoint_id"] = UUID(int=3)
+    host >> control.TlConnectRequest(**ids) << ev.TlConnectRequested
+    (host >> host.contact()).ignore()
+    host >> (lambda: host.server.tl_connect_result(**ids, success=False)) << ev.StrayReply
 
 
 def test_a_trusted_connection_hears_no_untrusted_message(host):

@@ -221,6 +221,18 @@ class TestHost:
         finish(host) << ev.Disconnected() << ev.VersionNegotiated << control.VersionResponse
         assert host.server.version == Version.V4_0
 
+    def test_a_socket_is_asked_for_again(self, host):
+        host.connect()
+        ids = {"endpoint_id": UUID(int=1), "service_id": UUID(int=2)}
+        (host >> control.TlConnectRequest2(**ids, silo_id=UUID(int=3))).ignore()
+        go_on(restart(host), is_open=False)
+        finish(host) << ev.TlConnectRequested(UUID(int=1), UUID(int=2), UUID(int=3), False)
+        host >> (lambda: host.server.tl_connect_result(**ids, success=False)) << control.TlConnectResult
+        # A state from before that was kept has none.
+        saved = host.server.save()
+        del saved["tl_requests"]
+        ControlServer().restore(saved)
+
     def test_limits_are_kept(self, host):
         host.server.limit(Version.V4_0, FeatureFlags(0))
         host.server.limit(Version.V3_0, FeatureFlags(0), after_unload=True)

@@ -349,6 +349,8 @@ class ControlClient(ClientSaved):
         An offer and ``TlConnectFinished`` follow, but a host may also never answer.
         """
         self._require(MessageType.TL_CONNECT_REQUEST)
+        if (endpoint_id, service_id) in self._tl_requests:
+            raise WrongState(f"a socket of {endpoint_id} to {service_id} has been asked for already")
         self._tl_requests.append((endpoint_id, service_id))
         request = control.TlConnectRequest2(endpoint_id=endpoint_id, service_id=service_id, silo_id=silo_id)
         newer = self.version is not None and self.version >= Version.V5_2

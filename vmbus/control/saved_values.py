@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from vmbus.control.events import MonitorPages
+from vmbus.control.host_events import TlConnectRequested
 from vmbus.control.host_states import HostChannel, HostGpadl
 from vmbus.control.offers import Channel, OfferKey, OfferTraits, OpenRequest, Reserved
 from vmbus.control.outbox import OutgoingMessage, Target
@@ -217,6 +218,17 @@ def gpadl_from_json(value: Json) -> ServerGpadl:
         raise ValueError(f"GPADL {gpadl.gpadl_id:#x} is {state.name}, and its description does not go with that")
     gpadl.state = state
     return gpadl
+
+
+def tl_requests_to_json(requests: Iterable[TlConnectRequested]) -> list[list[Any]]:
+    return [[str(r.endpoint_id), str(r.service_id), str(r.silo_id), r.hosted_silo_unaware] for r in requests]
+
+
+def tl_requests_from_json(value: Iterable[list[Any]]) -> list[TlConnectRequested]:
+    return [
+        TlConnectRequested(UUID(endpoint), UUID(service), UUID(silo), bool(unaware))
+        for endpoint, service, silo, unaware in value
+    ]
 
 
 def messages_to_json(messages: Iterable[OutgoingMessage]) -> list[list[Any]]:

@@ -145,6 +145,7 @@ class ControlServer(ServerSaved):
         if known is not None:
             raise AlreadyOffered(f"{key} is offered already, as channel {known.channel_id}")
         channel = self.offers.add(key, traits)
+        self._tl_requests.pop((instance_id, interface_id), None)
         if self.info and self.info.offers_sent and self.connection is HostConnection.CONNECTED:
             self._send_offer(channel)
         return channel.channel_id
@@ -189,7 +190,9 @@ class ControlServer(ServerSaved):
 
     def tl_connect_result(self, endpoint_id: UUID, service_id: UUID, *, success: bool) -> list[HostEvent]:
         """Answer a ``TlConnectRequested``.  Only a refusal is a message: success is the offer (openvmm)."""
-        if not success and self._speaks(Version.V4_1):
+        if self._tl_requests.pop((endpoint_id, service_id), None) is None:
+            self._stray(f"a socket to {service_id} was answered for, and no guest waits for it any more")
+        elif not success and self._speaks(Version.V4_1):
             status = Status.CONNECTION_REFUSED
             self._send(control.TlConnectResult(endpoint_id=endpoint_id, service_id=service_id, status=status))
         return self._settled()

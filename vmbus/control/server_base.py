@@ -7,7 +7,7 @@ from enum import Enum
 from uuid import UUID
 
 from vmbus.control.events import MonitorPages
-from vmbus.control.host_events import HostEvent, StrayReply
+from vmbus.control.host_events import HostEvent, StrayReply, TlConnectRequested
 from vmbus.control.host_states import HostChannel, HostConnection
 from vmbus.control.messages import NO_FEATURES, build_message
 from vmbus.control.offers import Channel, OfferBook
@@ -118,6 +118,8 @@ class ServerBase:
         self.max_version = config.max_version
         self.max_features = config.features
         self._limit_after_unload: tuple[Version, FeatureFlags] | None = None
+        self._tl_requests: dict[tuple[UUID, UUID], TlConnectRequested] = {}
+        """Sockets that this connection's guest waits for, by endpoint and service id."""
         self.offers = OfferBook(config.vtl, config.first_channel_id)
         self._outbox = Outbox(config.vtl)
         self._events: list[HostEvent] = []

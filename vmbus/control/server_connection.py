@@ -213,6 +213,7 @@ class ServerConnection(ServerChannels):
         """
         was = self.connection
         reset = after is After.RESET
+        self._tl_requests.clear()
         for channel in self.offers:
             if reset or channel.reserved is None:
                 self._release(channel, Step.RESET if reset else Step.DISCONNECT)
@@ -288,9 +289,12 @@ class ServerConnection(ServerChannels):
         self._emit(OffersRequested())
 
     def _on_tl_connect(self, body: control.TlConnectRequest) -> None:
+        key = body.endpoint_id, body.service_id
+        if key in self._tl_requests:
+            return  # asked for again before it was answered: there will be one answer
         silo_id = body.silo_id if isinstance(body, control.TlConnectRequest2) else NIL_GUID
-        unaware = not self._speaks(Version.V5_2)
-        self._emit(TlConnectRequested(body.endpoint_id, body.service_id, silo_id, unaware))
+        self._tl_requests[key] = TlConnectRequested(*key, silo_id, hosted_silo_unaware=not self._speaks(Version.V5_2))
+        self._emit(self._tl_requests[key])
 
     def _on_pause(self) -> None:
         self._send(control.PauseResponse())

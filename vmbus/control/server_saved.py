@@ -47,6 +47,8 @@ from vmbus.control.saved_values import (
     messages_from_json,
     messages_to_json,
     target_from_json,
+    tl_requests_from_json,
+    tl_requests_to_json,
 )
 from vmbus.control.server_base import After
 from vmbus.control.server_connection import ServerConnection
@@ -99,6 +101,7 @@ class ServerSaved(ServerConnection):
             "limit_after_unload": [int(n) for n in self._limit_after_unload] if self._limit_after_unload else None,
             "channels": [channel_to_json(channel) for channel in self.offers],
             "gpadls": [gpadl_to_json(gpadl) for gpadl in self.gpadls.values()],
+            "tl_requests": tl_requests_to_json(self._tl_requests.values()),
             "ready_messages": messages_to_json(ready),
             "held_messages": messages_to_json(held),
         }
@@ -137,6 +140,8 @@ class ServerSaved(ServerConnection):
             self._restore_channel(channel_from_json(saved))
         for saved in state["gpadls"]:
             self._restore_gpadl(gpadl_from_json(saved))
+        for request in tl_requests_from_json(state.get("tl_requests", ())):  # older states have none
+            self._tl_requests[request.endpoint_id, request.service_id] = request
 
     def _check_version(self) -> None:
         """Whether this program, as it is set up, can go on with the connection."""
@@ -256,6 +261,8 @@ class ServerSaved(ServerConnection):
             self._ask_for_contact(info)
         if info is not None and info.modifying:
             self._ask_for_modification(info)
+        for request in self._tl_requests.values():
+            self._emit(request)
         for channel in self.offers:
             if channel.modifying and channel.request is not None:
                 self._emit(ModifyChannelRequested(channel.channel_id, channel.request.target_vp))
