@@ -225,33 +225,36 @@ def test_no_wake_up_is_lost_while_rings_are_full_in_both_directions(vsock: Vsock
     We read slowly, and the guest echoes: it cannot read faster than we take back.
     """
     count, size = (6, 128 << 20) if SOAK else (3, 3 << 20)
+    go = threading.Event()
 
     def slow_echo(connection: socket.socket) -> None:
+        go.wait(60)
         for piece in sip(connection, random.Random(1003)):
             connection.sendall(piece)
         connection.shutdown(socket.SHUT_WR)
         time.sleep(0.05)
 
-    def talk(seed: int) -> bool:
+    def talk(seed: int, connection: socket.socket) -> bool:
         """Send all to the guest; whether all came back."""
-        content = pattern(seed, size)
-        with vsock.connect(2000) as connection:
-            sender = threading.Thread(target=send_in_pieces, args=(connection, content, seed), daemon=True)
+        sent, received = hashlib.sha256(), hashlib.sha256()
+        with connection:
+            sender = threading.Thread(target=send_in_pieces, args=(connection, size, seed, sent), daemon=True)
             sender.start()
-            received = hashlib.sha256()
             for piece in sip(connection, random.Random(-seed)):
                 received.update(piece)
             sender.join(60)
-        return received.digest() == hashlib.sha256(content).digest()
+        return received.digest() == sent.digest()
 
     vsock.serve(1003, slow_echo)
     script = [f"background stream-serve vsock:any:2000 {count}"]
     script += [f"background stream-echo vsock:2:1003 {size} {seed}" for seed in range(count)]
     guest = linux_guest(vsock.host.address, [*script, "wait"])
     guest.wait_for_line("LISTENING", 20)
+    connections = [vsock.connect(2000) for _ in range(count)]
     full = FullRings(vsock)
+    go.set()
     with ThreadPoolExecutor(count) as pool:
-        assert all(pool.map(talk, range(count)))
+        assert all(pool.map(talk, range(count), connections))
     assert guest.wait(600 if SOAK else 60) == ExitStatus.DONE
     assert min(full.counts()) > 30 * count, f"the rings were not kept full: {full.counts()}"
     digests = [re.findall(r"sha256=(\w+)", line) for line in guest.lines if "TEST stream-echo ok" in line]
@@ -259,12 +262,13 @@ def test_no_wake_up_is_lost_while_rings_are_full_in_both_directions(vsock: Vsock
     assert vsock.settles()
 
 
-def send_in_pieces(connection: socket.socket, content: bytes, seed: int) -> None:
-    """Send pieces of any size, many of them larger than a ring, and end our direction."""
-    chance, view, at = random.Random(seed), memoryview(content), 0
-    while at < len(view):
-        piece = view[at : at + chance.choice([1, 4_000, 30_000, 200_000])]
+def send_in_pieces(connection: socket.socket, size: int, seed: int, digest: hashlib._Hash) -> None:
+    """Send the pattern in pieces of any size, many of them larger than a ring, and end our direction."""
+    chance, at = random.Random(seed), 0
+    while at < size:
+        piece = pattern(seed, min(size - at, chance.choice([1, 4_000, 30_000, 200_000])), at)
         connection.sendall(piece)
+        digest.update(piece)
         at += len(piece)
     connection.shutdown(socket.SHUT_WR)
 
