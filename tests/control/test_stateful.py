@@ -57,6 +57,8 @@ class Devices:
     def __init__(self) -> None:
         self.server = ControlServer(CONFIG)
         self.offered: dict[int, int] = {}
+        self.sockets: set[int] = set()
+        """Channels of sockets that the guest asked for."""
         self.open: set[int] = set()
         self.mapped: set[tuple[int, int]] = set()
         self.waiting: deque[hev.HostEvent] = deque()
@@ -73,11 +75,17 @@ class Devices:
             self.stop(channel_id)
             self.take(self.server.rescind(channel_id))
 
+    def end_socket(self, pick: int) -> None:
+        channel_id = sorted(self.sockets)[pick % len(self.sockets)]
+        self.sockets.discard(channel_id)
+        self.stop(channel_id)
+        self.take(self.server.rescind(channel_id))
+
     def stop(self, channel_id: int) -> None:
         """A device lets go of everything, without being asked."""
         self.open.discard(channel_id)
         self.mapped = {pair for pair in self.mapped if pair[0] != channel_id}
-        self.waiting = deque(event for event in self.waiting if event.channel_id != channel_id)
+        self.waiting = deque(event for event in self.waiting if getattr(event, "channel_id", None) != channel_id)
 
     def take(self, events: list[hev.HostEvent]) -> None:
         for event in events:
@@ -99,6 +107,9 @@ class Devices:
                     self.waiting.append(event)
                 case hev.ModifyChannelRequested(channel_id):
                     assert channel_id in self.open
+                    self.waiting.append(event)
+                case hev.TlConnectRequested():
+                    assert event not in self.waiting
                     self.waiting.append(event)
                 case hev.ChannelReleased(channel_id, gone) if gone:
                     assert channel_id not in self.open
@@ -138,6 +149,12 @@ class Devices:
                 self.take(server.gpadl_torn_down(channel_id, gpadl_id))
             case hev.ModifyChannelRequested(channel_id):
                 self.take(server.modify_finished(channel_id))
+            case hev.TlConnectRequested(endpoint, service):
+                taken = any(channel.key[:2] == (service, endpoint) for channel in server.offers)
+                if yes and not taken:
+                    self.sockets.add(server.offer(service, endpoint, OfferTraits.hvsocket(to_guest=False)))
+                else:
+                    self.take(server.tl_connect_result(endpoint, service, success=False))
 
     def answer_all(self) -> None:
         while self.waiting:
@@ -154,6 +171,9 @@ class Devices:
         self.server = ControlServer(CONFIG)
         self.server.restore(state)
         self.waiting.clear()
+        for channel_id in self.sockets:
+            self.stop(channel_id)  # sockets do not outlive their process
+        self.sockets.clear()
         for number, before in self.offered.items():
             assert self.server.offer(guids.SCSI, UUID(int=number), OfferTraits(monitor_latency=1)) == before
         known = self.server.offers.channels
@@ -166,7 +186,7 @@ class Devices:
     def check(self) -> None:
         """What must always hold of a server."""
         server, channels = self.server, self.server.offers.channels
-        assert sorted(self.offered.values()) == sorted(
+        assert sorted((*self.offered.values(), *self.sockets)) == sorted(
             c for c, ch in channels.items() if ch.state is not HostChannel.RESCINDED
         )
         assert all(channel_id in channels for channel_id, _ in server.gpadls)
@@ -339,9 +359,12 @@ class LawfulEnds(RuleBasedStateMachine):
 
     def use_a_channel(self, pick: int, what: str) -> None:
         client = self.client
-        if not client.channels or not client.is_connected:
+        if not client.channels:
             return
         channel = list(client.channels.values())[pick % len(client.channels)]
+        outlives = what == "close" and channel.state is GuestChannel.OPEN_RESERVED
+        if not client.is_connected and not (outlives and client.connection is GuestConnection.DISCONNECTED):
+            return
         channel_id = channel.channel_id
         pages = pick % MOST_PAGES + 1
         try:
@@ -364,6 +387,21 @@ class LawfulEnds(RuleBasedStateMachine):
                     client.modify_channel(channel_id, 0)
         except Misuse:
             pass  # our own client does not let us
+        self.flush()
+
+    @precondition(lambda self: self.client.is_connected)
+    @rule(pick=picks)
+    def ask_for_a_socket(self, pick: int) -> None:
+        try:
+            self.client.tl_connect(UUID(int=100 + pick % 3), guids.vsock_service(9))
+        except Misuse:
+            pass
+        self.flush()
+
+    @precondition(lambda self: self.devices.sockets)
+    @rule(pick=picks)
+    def a_socket_ends(self, pick: int) -> None:
+        self.devices.end_socket(pick)
         self.flush()
 
     @precondition(lambda self: self.client.connection is GuestConnection.CONNECTED)
@@ -410,6 +448,8 @@ class LawfulEnds(RuleBasedStateMachine):
                 )
                 assert all(gpadl.state is GuestGpadl.CREATED for gpadl in channel.gpadls.values())
                 assert not channel.modifying
+            # Before 4.1 a host cannot say no.
+            assert not self.client._tl_requests or self.client.version == Version.V4_0
         if self.client.connection is not GuestConnection.DISCONNECTING:
             self.unload()
         self.settle()
@@ -476,6 +516,12 @@ BODIES = st.one_of(
     st.builds(control.ModifyConnection, child_to_parent_monitor_page=st.sampled_from([0, 4096])),
     st.just(control.Pause()),
     st.just(control.Resume()),
+    st.builds(
+        control.TlConnectRequest2,
+        endpoint_id=small.map(lambda n: UUID(int=n)),
+        service_id=st.just(guids.vsock_service(9)),
+        silo_id=st.just(UUID(int=0)),
+    ),
 )
 ANYTHING = st.one_of(
     BODIES.map(build_message),
