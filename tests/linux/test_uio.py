@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-import vmbus
 from vmbus.devices.catalog import make_devices
 from vmbus.testing.debian import Shell
 from vmbus.testing.hosts import RunningHost
@@ -21,22 +23,40 @@ pytestmark = pytest.mark.linux
 StartHost = Callable[..., RunningHost]
 StartDebian = Callable[..., tuple[RunningHost, Shell]]
 PROGRAM = Path(__file__).with_name("uio_in_guest.py")
+IMPORTED = (
+    "typer", "shellingham", "annotated_doc", "annotated_types", "typing_extensions", "typing_inspection", "pydantic",
+    "pydantic_core",
+)  # fmt: skip
+"""What the command line imports beside the package itself."""
 LATENCY = 1000
 """100 microseconds, in units of 100 ns."""
 
 
 @pytest.fixture(scope="session")
 def package_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ext4 image with this package as it is here, the program that uses it, and this machine's libatomic."""
+    """An ext4 image with this package as it is here, what its commands import, the program that uses it without them,
+    and this machine's libatomic, which the pure Python version needs.
+    """
     directory = tmp_path_factory.mktemp("package")
     skipped = shutil.ignore_patterns("__pycache__", "testing", "linux")
-    shutil.copytree(Path(vmbus.__file__).parent, directory / "vmbus", ignore=skipped)
+    for name in ("vmbus", *IMPORTED):
+        found = find_spec(name)
+        assert found is not None and found.origin is not None
+        origin = Path(found.origin)
+        if origin.name == "__init__.py":
+            shutil.copytree(origin.parent, directory / name, ignore=skipped)
+        else:
+            shutil.copy(origin, directory)
+    about = directory / "vmbus-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: vmbus\nVersion: 0\n")
+    (about / "entry_points.txt").write_text("[vmbus.commands]\nuio = vmbus.cli.uio:app\n")
     shutil.copy(PROGRAM, directory)
-    ctypes.CDLL("libatomic.so.1")  # what the pure Python version needs
+    ctypes.CDLL("libatomic.so.1")
     loaded = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libatomic.so" in line)
     shutil.copy(next(loaded), directory / "libatomic.so.1")
     image = directory.with_suffix(".ext4")
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(directory), str(image), "32M"], check=True)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(directory), str(image), "64M"], check=True)
     return image
 
 
@@ -115,6 +135,28 @@ def test_the_network_card_works_over_the_buffers_that_the_kernel_shared(debian: 
         told = run(shell, f"python3 uio_in_guest.py card 10.7.0.1 2000000 {queues}")
         assert told["card"][1:] == ["V61", queues]
         assert told["stream"] == ["2000000", "same"] and told["left"] == ["0"]
+
+
+def test_the_command_lists_binds_drives_records_and_gives_back(debian: StartDebian, tmp_path: Path) -> None:
+    _, shell = debian(nics=["embedded"], others=["echo"])
+    if run(shell, "python3 -V")["Python"][0].split(".")[:2] != [str(number) for number in sys.version_info[:2]]:
+        pytest.skip("the guest's Python cannot load the extension modules of this one's command line")
+    vmbus = "python3 -m vmbus uio"
+    before = shell.run(f"{vmbus} list").output
+    assert any(" net " in line and "hv_netvsc" in line for line in before)
+    assert run(shell, f"{vmbus} bind net")["net"][2].startswith("/dev/uio")
+    told = run(shell, f"{vmbus} card net --ping 10.7.0.1 --tcp-echo 100000 -w /tmp/card.pcapng")
+    assert told["100000"][-1] == "compared"
+    assert run(shell, f"{vmbus} release net")["net"][-1] == "hv_netvsc"
+    assert run(shell, f"{vmbus} echo --bind --packets 200 --largest 100")["200"][0] == "packets,"
+    assert shell.run(f"{vmbus} list").output == before
+    capture = tmp_path / "card.pcapng"
+    capture.write_bytes(base64.b64decode("".join(shell.run("base64 /tmp/card.pcapng").output)))
+    read = subprocess.run([sys.executable, "-m", "vmbus", "read", capture], capture_output=True, text=True, check=True)
+    for expected in ("OFFER_CHANNEL", "RNDIS QUERY_COMPLETE", "ARP", "IPv4", "REVOKE_SEND_BUFFER"):
+        assert expected in read.stdout
+    checked = subprocess.run([sys.executable, "-m", "vmbus", "check", capture], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_a_channel_that_the_kernel_does_not_let_go_stays_where_it_was(

@@ -63,6 +63,11 @@ class SendingChannel:
         return self.identity.channel_id
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether somebody wants to be told of data outside the ring."""
+        return self._recorder is not None
+
+    @property
     def backlog(self) -> int:
         """Packets that wait for room in the ring."""
         return len(self._outbox)
@@ -149,6 +154,12 @@ class SendingChannel:
             extension=build_transfer_pages(set_id, ((length, offset) for offset, length in ranges)),
             completion_requested=completion_requested,
         )
+
+    def data_out_of_buffer(self, transaction_id: int, messages: Sequence[memoryview]) -> None:
+        """Tell what goes with a packet that is about to be sent, from a buffer that both ends know or our own pages."""
+        if self._recorder is not None:
+            total = sum(len(message) for message in messages)
+            self._recorder.pieces(self._recorder.sends, transaction_id, messages, total)
 
     def flush(self) -> None:
         """Put what waits into the ring as far as there is room, and signal once if the peer sleeps."""

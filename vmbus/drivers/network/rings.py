@@ -20,6 +20,7 @@ from vmbus.wire.rndis import HEADER_SIZE, PACKET_SIZE, RndisMessageType
 from vmbus.wire.rndis_ppi import LargeSend, PerPacketInfo, PpiType
 
 _HEAD: Final = Struct("<11I")  # wire.rndis.RndisMessage with a RndisPacket
+_LENGTH: Final = Struct("<I")
 _PACKET: Final = int(RndisMessageType.PACKET)
 SLOT_PAGES: Final = 17
 """Pages of a slot for a frame of up to 64 KiB with its RNDIS header."""
@@ -67,6 +68,20 @@ class SendArea:
             at += length
             index += 1
         return index - first, at - start
+
+    def messages(self, section: int, size: int) -> list[memoryview]:
+        """The RNDIS messages that stand in the first ``size`` bytes of a section, for a recording."""
+        found, at = [], section * self.section_size
+        end = at + size
+        while at < end:
+            (length,) = _LENGTH.unpack_from(self.sections.view, at + 4)
+            found.append(self.sections.view[at : min(at + max(length, HEADER_SIZE), end)])
+            at += len(found[-1])
+        return found
+
+    def slot(self, slot: int, size: int) -> memoryview:
+        """The first ``size`` bytes of a slot, for a recording."""
+        return self._slots[slot].view[:size]
 
     def put_large(self, slot: int, frame: OutgoingFrame) -> list[GpaRange]:
         """Put a frame to be cut into a slot; return its pages."""

@@ -64,7 +64,7 @@ class GuestQueue(ChannelHandler):
         freed = False
         for packet in packets:
             if packet.packet_type == TRANSFER_PAGES:
-                frames += driver.received(packet)
+                frames += driver.received(self.channel, packet)
                 self.channel.complete(packet.transaction_id, driver.completion)
             elif packet.packet_type == COMPLETION:
                 freed |= driver.completed(packet)
@@ -190,10 +190,13 @@ class NetworkDriver(Driver):
         section = area.free_sections.pop()
         area.put_message(section, message)
         packet = self.nvsp.packet(ChannelType.CONTROL, section, len(message))
-        self._send_section(channel, section, build_message(NvspMessageType.SEND_RNDIS_PACKET, packet, self.version))
+        nvsp = build_message(NvspMessageType.SEND_RNDIS_PACKET, packet, self.version)
+        self._send_section(channel, section, len(message), nvsp)
 
-    def _send_section(self, channel: Channel, section: int, message: bytes) -> None:
+    def _send_section(self, channel: Channel, section: int, size: int, message: bytes) -> None:
         transaction = self._occupy(False, section)
+        if channel.is_recorded and self.area is not None:
+            channel.data_out_of_buffer(transaction, self.area.messages(section, size))
         channel.send_in_band(message, transaction_id=transaction, completion_requested=True)
 
     def _occupy(self, is_slot: bool, index: int) -> int:
@@ -228,7 +231,7 @@ class NetworkDriver(Driver):
                 raise DriverError(f"a frame of {len(frames[sent].frame)} bytes is longer than a section")
             message = self.data_message
             message = message[:8] + section.to_bytes(4, "little") + size.to_bytes(4, "little") + message[16:]
-            self._send_section(channel, section, message)
+            self._send_section(channel, section, size, message)
             sent += count
         self.frames_out += sent
         return sent
@@ -236,7 +239,10 @@ class NetworkDriver(Driver):
     def _send_large(self, channel: Channel, slot: int, ranges: list[GpaRange]) -> None:
         message = self.data_message
         message = message[:8] + b"\xff\xff\xff\xff\0\0\0\0" + message[16:]
-        channel.send_gpa_direct(ranges, message, transaction_id=self._occupy(True, slot))
+        transaction = self._occupy(True, slot)
+        if channel.is_recorded and self.area is not None:
+            channel.data_out_of_buffer(transaction, [self.area.slot(slot, ranges[0].byte_count)])
+        channel.send_gpa_direct(ranges, message, transaction_id=transaction)
 
     def _channel_of(self, frame: bytes) -> Channel:
         queues = self.queues
@@ -246,7 +252,7 @@ class NetworkDriver(Driver):
         index = self.send_table[hashed % len(self.send_table)] if self.send_table else hashed % len(queues)
         return queues[index if index < len(queues) else 0].channel
 
-    def received(self, packet: RingPacket) -> list[bytes]:
+    def received(self, channel: Channel, packet: RingPacket) -> list[bytes]:
         """The frames of a transfer-page packet; control messages among them are acted on."""
         receive = self.receive
         if receive is None:
@@ -255,8 +261,10 @@ class NetworkDriver(Driver):
         if pages.set_id != RECEIVE_BUFFER_ID:
             raise DriverError(f"the host sent a packet in transfer page set {pages.set_id:#x}")
         frames: list[bytes] = []
-        for length, offset in pages.ranges:
-            message = bytes(receive.view[offset : offset + length])
+        messages = [bytes(receive.view[offset : offset + length]) for length, offset in pages.ranges]
+        if channel.is_recorded:
+            channel.data_in_buffer(packet, [memoryview(message) for message in messages])
+        for message in messages:
             if len(message) < 8:
                 raise DriverError(f"the host sent an RNDIS message of {len(message)} bytes")
             if message[:4] != b"\x01\0\0\0":
@@ -307,6 +315,7 @@ class NetworkDriver(Driver):
         revoke = NvspRevokeReceiveBuffer(id=RECEIVE_BUFFER_ID)
         self.nvsp.tell(channel, NvspMessageType.REVOKE_RECEIVE_BUFFER, revoke, self.version)
         self.nvsp.tell(channel, NvspMessageType.REVOKE_SEND_BUFFER, NvspRevokeSendBuffer(id=0), self.version)
+        channel.flush()
         self._bus.close(channel)
         self.detach()
 
