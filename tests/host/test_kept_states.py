@@ -83,14 +83,15 @@ def test_the_present_version_is_among_those_that_are_kept() -> None:
 
 
 def test_a_request_that_an_older_version_owed_is_answered_once(taken_up: TakenUp) -> None:
-    owed, host = taken_up.kept["owed"], taken_up.host
-    channel = taken_up.in_host(lambda: host.partition.channels[owed["channel_id"]])
+    owed, partition, servicing = taken_up.kept["owed"], taken_up.host.partition, taken_up.host.servicing
+    assert partition is not None and servicing is not None and servicing.journal is not None
+    journal, channel = servicing.journal, partition.channels[owed["channel_id"]]
     deadline = time.monotonic() + 10
     while not channel.counters.packets_out and time.monotonic() < deadline:
         time.sleep(0.01)
     assert taken_up.memory.read(owed["address"], 512) == BLOCK
     assert taken_up.in_host(lambda: channel.counters.packets_out) == 1
-    assert taken_up.in_host(lambda: host.servicing.journal.debts[owed["channel_id"]].owed) == {}
+    assert taken_up.in_host(lambda: journal.debts[owed["channel_id"]].owed) == {}
 
 
 def test_devices_of_an_older_version_go_on(taken_up: TakenUp) -> None:

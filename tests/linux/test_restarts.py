@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,45 +14,23 @@ import pytest
 from vmbus.host.ctl_client import CtlClient
 from vmbus.linux.launch import ExitStatus, LinuxGuest
 from vmbus.testing.linux import StartGuest
+from vmbus.testing.restarts import RestartableHost
 from vmbus.transport import parse_address
 
 pytestmark = pytest.mark.linux
 
 
-class KillableHost:
-    """``vmbus host --state`` with a disk and ``--vsock``; more options with each start."""
-
-    def __init__(self, directory: Path) -> None:
-        self.address = f"unix:{directory / 's'}"
-        self.vsock = str(directory / "v")
-        disk = directory / "disk.img"
-        with disk.open("wb") as file:
-            file.truncate(64 << 20)
-        self._command = [sys.executable, "-m", "vmbus", "host", self.address, "--scsi", str(disk)]
-        self._command += ["--vsock", self.vsock, "--state", str(directory / "state")]
-        self._process: subprocess.Popen[str] | None = None
-
-    def start(self, *options: str) -> None:
-        self._process = subprocess.Popen([*self._command, *options], stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None and self._process.stdout.readline().startswith("listening")
-
-    def kill(self) -> None:
-        if self._process is not None and self._process.stdout is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdout.close()
-
-    def signals(self) -> int:
-        """How many signals of the guest this host has found in the monitor page."""
-        with CtlClient(parse_address(self.address)) as client:
-            return int(client.request("inspect", path="connection/monitor_pages/signals_to_host"))
-
-
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[KillableHost]:
-    killable = KillableHost(tmp_path)
+def host(tmp_path: Path) -> Iterator[RestartableHost]:
+    killable = RestartableHost(tmp_path, "--scsi", str(tmp_path / "disk.img"), "--vsock", str(tmp_path / "v"))
     yield killable
-    killable.kill()
+    killable.end(signal.SIGKILL)
+
+
+def signals_to(host: RestartableHost) -> int:
+    """How many signals of the guest this host has found in the monitor page."""
+    with CtlClient(parse_address(host.address)) as client:
+        return int(client.request("inspect", path="connection/monitor_pages/signals_to_host"))
 
 
 def wait_for_more(guest: LinuxGuest, text: str, times: int) -> None:
@@ -65,22 +42,25 @@ def wait_for_more(guest: LinuxGuest, text: str, times: int) -> None:
 
 @pytest.mark.parametrize("later", [["--monitor-latency", "100"], []], ids=["kept", "no longer asked for"])
 def test_a_guest_that_signals_through_monitor_pages_is_heard_by_the_next_host(
-    host: KillableHost, linux_guest: StartGuest, later: list[str]
+    host: RestartableHost, linux_guest: StartGuest, later: list[str]
 ) -> None:
-    host.start("--monitor-latency", "100")
+    without = host.options
+    host.options = [*without, "--monitor-latency", "100"]
+    host.start()
     script = ["wait-path /dev/sda 20", *["disk-load /dev/sda 1 2 1 16M"] * 4]
     guest = linux_guest(host.address, script, reconnect=30)
     for loads in (1, 2):
         wait_for_more(guest, "TEST disk-load ok", loads)
-        host.kill()
-        host.start(*later)
+        host.end(signal.SIGKILL)
+        host.options = [*without, *later]
+        host.start()
     wait_for_more(guest, "TEST disk-load ok", 3)
-    assert host.signals() > 10
+    assert signals_to(host) > 10
     assert guest.wait(60) == ExitStatus.DONE
 
 
 def test_a_socket_ends_with_its_host_and_the_guest_can_make_another(
-    host: KillableHost, linux_guest: StartGuest
+    host: RestartableHost, linux_guest: StartGuest, tmp_path: Path
 ) -> None:
     host.start()
     guest = linux_guest(
@@ -90,7 +70,7 @@ def test_a_socket_ends_with_its_host_and_the_guest_can_make_another(
     def connect(port: int) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(30)
-        connection.connect(host.vsock)
+        connection.connect(str(tmp_path / "v"))
         connection.sendall(f"CONNECT {port}\n".encode())
         assert connection.recv(3) == b"OK "
         return connection
@@ -99,7 +79,7 @@ def test_a_socket_ends_with_its_host_and_the_guest_can_make_another(
     with connect(2000) as connection:
         sender = threading.Thread(target=lambda: send_until_it_breaks(connection), daemon=True)
         sender.start()
-        host.kill()
+        host.end(signal.SIGKILL)
         sender.join(30)
     host.start()
     guest.wait_for_line("LISTENING vsock:any:2001", 30)

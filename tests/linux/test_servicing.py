@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from vmbus.testing.linux import StartGuest, kernel_or_skip
 from vmbus.testing.restarts import LOAD, RELEASE, RestartableHost, errors_in_the_log, release
 
 KILLED_HOST = Path(__file__).parents[1] / "host" / "killed_host.py"
+NEWER_HOST = KILLED_HOST.with_name("newer_host.py")
 sys.path.insert(0, str(KILLED_HOST.parent))
 
 from killed_host import POINTS, POINTS_OF_A_TAKE_OVER  # noqa: E402
@@ -96,6 +98,27 @@ def test_a_host_that_is_killed_at_random_moments_loses_no_request(
             show_progress(done + 1, kills, "kills under a disk load")
 
     run_under_load(linux_guest, host, kill_and_start)
+
+
+def test_a_newer_version_of_the_host_goes_on_and_an_older_one_refuses_in_one_line(
+    linux_guest: StartGuest, host: RestartableHost
+) -> None:
+    newer = [str(NEWER_HOST)]
+
+    def start_newer_ones() -> None:
+        for number, program in ((signal.SIGKILL, newer), (signal.SIGTERM, newer), (signal.SIGKILL, newer)):
+            time.sleep(0.7)
+            host.end(number)
+            host.start(program)
+        time.sleep(0.7)
+        host.end(signal.SIGTERM)
+        refused = subprocess.run(host.command(), capture_output=True, text=True, timeout=30)
+        assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+        assert "is of version 4, and this program reads up to 3: a newer one wrote it" in refused.stderr
+        host.start(newer)
+
+    run_under_load(linux_guest, host, start_newer_ones)
+    assert re.findall(r"generations (\d) (\d)", host.log.read_text()) == [("1", "1")] + [("2", "2")] * 3
 
 
 def test_a_guest_whose_state_is_gone_is_refused_in_one_line(

@@ -30,11 +30,14 @@ class RestartableHost:
             file.truncate(128 << 20)
         subprocess.run(["mke2fs", "-q", "-t", "ext4", str(self.image)], check=True)
 
+    def command(self, program: Sequence[str] = ("-m", "vmbus")) -> list[str]:
+        """The command that starts it."""
+        return [*self._prefix, sys.executable, *program, "host", self.address, *self.options, *self._state]
+
     def start(self, program: Sequence[str] = ("-m", "vmbus")) -> None:
         """Start it, and return when it listens.  ``program`` is what Python runs, up to the word ``host``."""
-        command = [*self._prefix, sys.executable, *program, "host", self.address, *self.options, *self._state]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            self._process = subprocess.Popen(self.command(program), stdout=subprocess.PIPE, stderr=log, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline().startswith("listening")
         self.starts += 1
