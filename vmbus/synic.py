@@ -267,18 +267,7 @@ class GuestSynicVp:
 
     def take_event_flags(self, sint: int) -> list[int]:
         """Clear the event flags of ``sint`` and return the numbers of those that were set."""
-        start = sint * EVENT_FLAGS_SIZE
-        flags: list[int] = []
-        for word in range(EVENT_FLAG_COUNT // 64):
-            offset = start + word * 8
-            if not self._flags.load64(offset):
-                continue
-            found = self._flags.exchange64(offset, 0)
-            while found:
-                lowest = found & -found
-                flags.append(word * 64 + lowest.bit_length() - 1)
-                found ^= lowest
-        return flags
+        return take_flags(self._flags, sint * EVENT_FLAGS_SIZE)
 
     def close(self) -> None:
         """Let the pages go."""
@@ -286,3 +275,18 @@ class GuestSynicVp:
             view.release()
         for page in self._pages:
             page.release()
+
+
+def take_flags(view: CtypesAtomicView, start: int) -> list[int]:
+    """Clear the 2,048 flags that begin at ``start``, and return the numbers of those that were set."""
+    flags: list[int] = []
+    for word in range(EVENT_FLAG_COUNT // 64):
+        offset = start + word * 8
+        if not view.load64(offset):
+            continue
+        found = view.exchange64(offset, 0)
+        while found:
+            lowest = found & -found
+            flags.append(word * 64 + lowest.bit_length() - 1)
+            found ^= lowest
+    return flags

@@ -135,7 +135,9 @@ class GuestBus:
             rings=opening.rings,
             memory=self.memory,
             loop=self.loop,
-            signal=lambda: self._guest.signal(connection_id, channel.target_vp or 0, monitor_id),
+            signal=lambda: self._guest.signal(
+                connection_id, channel.target_vp or 0, monitor_id, channel_id=offer.channel_id
+            ),
             receives=Direction.HOST_TO_GUEST,
             tap=self._guest.tap,
             on_failure=lambda failed, error: self._guest.note(f"{failed!r} fails: {error}"),

@@ -16,6 +16,7 @@ from vmbus.control.events import MonitorPages
 from vmbus.drivers.driver import ChannelOffer, Driver, DriverError
 from vmbus.errors import VmbusError
 from vmbus.guest.bus import GuestBus
+from vmbus.interrupt_page import SHARED_EVENT_FLAG, InterruptPageView
 from vmbus.loop import Loop
 from vmbus.memory import PAGE_SHIFT, GuestMemory
 from vmbus.monitor_page import MonitorPageView
@@ -23,7 +24,15 @@ from vmbus.pages import PageAllocator
 from vmbus.synic import GuestSynicVp
 from vmbus.tap import Direction, NoteKind, Tap
 from vmbus.transport.client import HostConnection, HostGone, new_interrupts
-from vmbus.wire.control_values import ALL_FEATURES, ALL_VERSIONS, SYNIC_MESSAGE_TYPE, VMBUS_SINT, FeatureFlags, Version
+from vmbus.wire.control_values import (
+    ALL_FEATURES,
+    ALL_VERSIONS,
+    EVENT_CONNECTION_ID,
+    SYNIC_MESSAGE_TYPE,
+    VMBUS_SINT,
+    FeatureFlags,
+    Version,
+)
 from vmbus.wire.hypervisor import HvStatus
 from vmbus.wire.partition import HOST_PAGE_COUNT, PartitionFeatures
 
@@ -61,6 +70,9 @@ class Guest:
         self.pages = PageAllocator(self.memory, spared=HOST_PAGE_COUNT)
         self.monitor_page: MonitorPageView | None = None
         """Where pending bits signal the host, while the connection has monitor pages."""
+        self.interrupt_page: InterruptPageView | None = None
+        """Where bits say which channel a signal is for, before 2.4."""
+        self._interrupt_page_at = 0
         self._host_pages = host_pages
         self.tap = tap
         self.gone: VmbusError | None = None
@@ -116,12 +128,13 @@ class Guest:
             vp.enable(VMBUS_SINT)
             self._vps.append(vp)
             self.loop.watch(interrupt, partial(self._interrupted, vp, interrupt))
-        to_guest, to_host = (pfn << PAGE_SHIFT for pfn in self.pages.allocate(2))
+        to_guest, to_host, self._interrupt_page_at = (pfn << PAGE_SHIFT for pfn in self.pages.allocate(3))
         self.control.connect(
             versions=self._versions,
             features=self._features,
             target_message_vp=self._message_vp,
             monitor_pages=MonitorPages(to_guest, to_host),
+            interrupt_page=self._interrupt_page_at,
         )
         self.post()
         self._run_until(lambda: self._offers_delivered, timeout, "the host did not deliver its offers")
@@ -141,7 +154,7 @@ class Guest:
             return
         self._closed = True
         self._end(self.gone or HostGone("this guest has closed its connection"))
-        self._drop_monitor_page()
+        self._drop_pages()
         for vp in self._vps:
             vp.close()
         self.loop.unwatch(self._connection.fileno())
@@ -203,10 +216,14 @@ class Guest:
             if status != HvStatus.SUCCESS:
                 self.note(f"the host did not take a control message: {HvStatus(status)}")
 
-    def signal(self, connection_id: int, vp: int = 0, monitor_id: int | None = None) -> None:
+    def signal(
+        self, connection_id: int, vp: int = 0, monitor_id: int | None = None, *, channel_id: int | None = None
+    ) -> None:
         """Wake the host's end of a channel: by its bit in the monitor page, or by a hypercall."""
         if self.gone is not None:
             return
+        if channel_id is not None and connection_id == EVENT_CONNECTION_ID and self.interrupt_page is not None:
+            self.interrupt_page.to_host.set(channel_id)
         if monitor_id is not None and self.monitor_page is not None:
             self.monitor_page.set(monitor_id)
             return
@@ -244,7 +261,10 @@ class Guest:
                 )
             if message.message_type == SYNIC_MESSAGE_TYPE:
                 self.act_on(self.control.receive(message.payload))
-        for flag in vp.take_event_flags(VMBUS_SINT):
+        flags = vp.take_event_flags(VMBUS_SINT)
+        if self.interrupt_page is not None and SHARED_EVENT_FLAG in flags:
+            flags = self.interrupt_page.to_guest.take()
+        for flag in flags:
             channel = self.channels.get(flag)
             if channel is not None:
                 self.flags_seen[vp.index, flag] += 1
@@ -259,14 +279,17 @@ class Guest:
         self.post()
 
     def _connected(self, event: events.Connected) -> None:
-        self._drop_monitor_page()
+        self._drop_pages()
         if event.monitor_pages is not None:
             self.monitor_page = MonitorPageView.at(self.memory, event.monitor_pages.child_to_parent)
+        if event.version < Version.V2_4:
+            self.interrupt_page = InterruptPageView.at(self.memory, self._interrupt_page_at)
 
-    def _drop_monitor_page(self) -> None:
-        if self.monitor_page is not None:
-            self.monitor_page.release()
-            self.monitor_page = None
+    def _drop_pages(self) -> None:
+        for page in (self.monitor_page, self.interrupt_page):
+            if page is not None:
+                page.release()
+        self.monitor_page = self.interrupt_page = None
 
     def _connect_failed(self, event: events.ConnectFailed) -> None:
         why = "no version in common" if event.state is None else str(event.state)
@@ -276,7 +299,7 @@ class Guest:
         self._offers_delivered = True
 
     def _unload_finished(self, event: events.UnloadFinished) -> None:
-        self._drop_monitor_page()
+        self._drop_pages()
         self._unloaded = True
 
     def _channel_offered(self, event: events.ChannelOffered) -> None:

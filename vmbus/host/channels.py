@@ -20,6 +20,7 @@ from vmbus.errors import VmbusError
 from vmbus.gpadl import Gpadl
 from vmbus.host.bus import DeviceSlot
 from vmbus.host.monitor import Monitored, PageMonitor
+from vmbus.interrupt_page import SHARED_EVENT_FLAG, InterruptPageView
 from vmbus.memory import GuestMemory
 from vmbus.ring.pair import map_ring_pair
 from vmbus.synic import SynicVp
@@ -44,6 +45,8 @@ class PartitionChannels:
         self.channels: dict[int, Channel] = {}
         """Open channels by id."""
         self.monitor = PageMonitor(host.loop)
+        self.interrupt_page: InterruptPageView | None = None
+        """Where channels are signalled before 2.4."""
         self._monitor_ids: dict[int, int] = {}
         """Monitored notifications by channel id."""
         self._by_connection: dict[int, Channel] = {}
@@ -225,7 +228,26 @@ class PartitionChannels:
             return
         if self.host.tap is not None:
             self.host.tap.signal(Direction.HOST_TO_GUEST, channel.channel_id, 0, event_flag)
+        if self.interrupt_page is not None:
+            self.interrupt_page.to_guest.set(event_flag)
+            event_flag = SHARED_EVENT_FLAG
         self.vps[vp].signal_event(VMBUS_SINT, event_flag)
+
+    def use_interrupt_page(self, gpa: int | None) -> None:
+        """Signal through the page at this address, or no longer through any."""
+        if self.interrupt_page is not None:
+            self.interrupt_page.release()
+            self.interrupt_page = None
+        if gpa is not None:
+            assert self.memory is not None
+            self.interrupt_page = InterruptPageView.at(self.memory, gpa)
+
+    def shared_event(self) -> None:
+        """The guest has signalled the connection that stands for all channels: the page says which."""
+        if self.interrupt_page is not None:
+            for flag in self.interrupt_page.to_host.take():
+                if channel := self.channels.get(flag):
+                    channel.on_signal()
 
     def _channel_failed(self, channel: Channel, error: VmbusError) -> None:
         """The guest broke a rule of this channel: it loses the device, and only that."""

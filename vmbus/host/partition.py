@@ -27,6 +27,7 @@ from vmbus.synic import SynicVp
 from vmbus.tap import Direction, NoteKind
 from vmbus.transport.server import HelloRefused
 from vmbus.wire.control_values import (
+    EVENT_CONNECTION_ID,
     MESSAGE_CONNECTION_ID,
     MULTICLIENT_CONNECTION_ID,
     SYNIC_MESSAGE_TYPE,
@@ -66,7 +67,7 @@ class HostPartition(PartitionChannels):
         self._carry_out: dict[type[events.HostEvent], Callable[[Any], None]] = {
             events.VersionNegotiated: self._version_negotiated,
             events.ModifyConnectionRequested: self._use_monitor_pages,
-            events.Disconnected: lambda event: self.monitor.use(self._guest_memory, None),
+            events.Disconnected: lambda event: self._forget_pages(),
             **self.channel_events,
             events.TlConnectRequested: self._tl_connect_requested,
             events.ProtocolViolation: self._protocol_violation,
@@ -172,6 +173,8 @@ class HostPartition(PartitionChannels):
             self.host.tap.signal(Direction.GUEST_TO_HOST, channel_id, connection_id, flag)
         if channel is not None:
             channel.on_signal()
+        elif connection_id == EVENT_CONNECTION_ID:
+            self.shared_event()
 
     def note(self, kind: int, text: str) -> None:
         problem = kind == GuestNote.CRASH
@@ -182,6 +185,7 @@ class HostPartition(PartitionChannels):
         for channel_id in list(self.channels):
             self._close_channel(channel_id)
         self.monitor.close()
+        self.use_interrupt_page(None)
         for vp in self.vps:
             vp.close()
         self.vps.clear()
@@ -259,9 +263,14 @@ class HostPartition(PartitionChannels):
     def _version_negotiated(self, event: events.VersionNegotiated) -> None:
         self.host.note(f"VMBus {event.version.number} negotiated")
         self._use_monitor_pages(event)
+        self.use_interrupt_page(event.interrupt_page)
 
     def _use_monitor_pages(self, event: events.VersionNegotiated | events.ModifyConnectionRequested) -> None:
         self.monitor.use(self._guest_memory, event.monitor_pages)
+
+    def _forget_pages(self) -> None:
+        self.monitor.use(self._guest_memory, None)
+        self.use_interrupt_page(None)
 
     def _unloaded(self, event: events.Unloaded) -> None:
         self.host.note("the guest unloaded VMBus")

@@ -243,6 +243,7 @@ class Servicing:
         partition.control.restore(saved["control"])
         if partition.control.info is not None and partition.memory is not None:
             partition.monitor.use(partition.memory, partition.control.info.monitor_pages)
+            partition.use_interrupt_page(partition.control.info.interrupt_page)
         partition.message_numbers = {(vp, sint): number for vp, sint, number in saved["message_numbers"]}
         for vp, sint, message_type, payload, number in saved["messages"]:
             partition.vps[vp].post_again(sint, message_type, bytes.fromhex(payload), number)
