@@ -24,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "VMBus is little-endian"
@@ -380,6 +381,22 @@ static inline uint32_t *port_word(const RingPort *self, int word)
     return (uint32_t *)self->control.buf + word;
 }
 
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static inline void pause_briefly(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 static inline uint32_t advanced(const RingPort *self, uint32_t position, uint32_t bytes)
 {
     position += bytes; /* at most twice 2**30 */
@@ -692,8 +709,32 @@ static PyObject *port_commit_read(PyObject *object, PyObject *const *args, Py_ss
     return PyBool_FromLong(before <= pending && pending < after);
 }
 
+/* spin(position, nanoseconds) -> whether the write index differs from position before the time is over */
+static PyObject *port_spin(PyObject *object, PyObject *const *args, Py_ssize_t given)
+{
+    RingPort *self = (RingPort *)object;
+    uint32_t position, nanoseconds;
+    if (port_arguments(self, args, given, &position, &nanoseconds) < 0)
+        return NULL;
+    const uint32_t *write_index = port_word(self, WRITE_INDEX);
+    int moved = __atomic_load_n(write_index, __ATOMIC_ACQUIRE) != position;
+    if (!moved && nanoseconds != 0) {
+        PyThreadState *thread = PyEval_SaveThread(); /* workers may run; only this thread releases the port */
+        uint64_t end = now() + nanoseconds;
+        do {
+            for (int i = 0; i < 16 && !moved; i++) {
+                pause_briefly();
+                moved = __atomic_load_n(write_index, __ATOMIC_ACQUIRE) != position;
+            }
+        } while (!moved && now() < end);
+        PyEval_RestoreThread(thread);
+    }
+    return PyBool_FromLong(moved);
+}
+
 static PyMethodDef port_methods[] = {
     METHOD(port, read),
+    METHOD(port, spin),
     METHOD(port, write),
     METHOD(port, commit_read),
     METHOD(port, commit_write),

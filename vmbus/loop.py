@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from vmbus.errors import VmbusError
 
@@ -34,6 +34,13 @@ class Timer:
 
     def cancel(self) -> None:
         self.callback = None
+
+
+class Lookout(Protocol):
+    """Something that is watched without a descriptor, before the loop sleeps (``vmbus.channel.spinning``)."""
+
+    def look(self, *, may_wait: bool) -> None:
+        """Queue calls for what has happened; with ``may_wait``, watch for some microseconds if that looks worth it."""
 
 
 class Loop:
@@ -58,11 +65,18 @@ class Loop:
         self._thread: int | None = None
         self._closed = False
         self.on_error: Callable[[Exception], None] | None = None
+        self.lookout: Lookout | None = None
+        """What is looked at in every round, and may keep the loop awake for a moment."""
 
     @property
     def is_idle(self) -> bool:
         """Whether no call is queued and no work is with the workers."""
         return not self._soon and not self._in_workers
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether calls are queued; another thread may queue one at any moment."""
+        return bool(self._soon)
 
     def watch(self, fd: int, callback: Callback, *, events: int = select.EPOLLIN) -> None:
         """Call ``callback`` whenever ``fd`` is readable (level-triggered; a hang-up counts as readable)."""
@@ -148,6 +162,8 @@ class Loop:
 
     def run_once(self, wait: float = 0.0) -> None:
         """One round: what is ready within ``wait`` seconds (negative: however long), due timers, then queued calls."""
+        if self.lookout is not None:
+            self.lookout.look(may_wait=wait != 0.0 and not self._soon)
         if self._soon:
             wait = 0.0
         try:

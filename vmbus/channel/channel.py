@@ -7,6 +7,7 @@ wake-up can be lost (``vmbus.ring.IncomingRing``).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from vmbus.channel.errors import NoSuchRanges, UnknownGpadl
 from vmbus.channel.identity import ChannelIdentity
 from vmbus.channel.recording import ChannelRecorder
 from vmbus.channel.sending import SendingChannel
+from vmbus.channel.spinning import Spinner
 from vmbus.errors import VmbusError
 from vmbus.gpadl import Gpadl
 from vmbus.loop import Loop
@@ -44,6 +46,7 @@ class Channel(SendingChannel):
         gpadls: Mapping[int, Gpadl] | None = None,
         tap: Tap | None = None,
         on_failure: Callable[[Channel, VmbusError], None] | None = None,
+        spinner: Spinner | None = None,
     ) -> None:
         """``receives`` is the direction of the packets that come in; ``signal`` wakes the peer."""
         recorder = None if tap is None else ChannelRecorder(tap, identity.channel_id, rings, receives)
@@ -56,6 +59,9 @@ class Channel(SendingChannel):
         self._gpadls = gpadls if gpadls is not None else {}
         self._on_failure = on_failure
         self._is_paused = False
+        self._spinner = spinner
+        self.busy_at = -(1 << 62)
+        """When packets were last handled, in nanoseconds (``time.monotonic_ns``)."""
 
     # What the channel is
 
@@ -97,7 +103,7 @@ class Channel(SendingChannel):
         self.service()
 
     def service(self) -> None:
-        """Handle what is in the incoming ring and send what can be sent; ends with interrupts unmasked."""
+        """Handle what is in the incoming ring and send what can be sent; then be watched, or wait for a signal."""
         if not self.is_open or self._in_service:
             return
         if self._is_paused:
@@ -106,9 +112,10 @@ class Channel(SendingChannel):
         ring = self.incoming
         self._in_service = True
         signal = False
+        batches = 0
+        gap = time.monotonic_ns() - self.busy_at
         try:
             ring.mask_interrupts()
-            batches = 0
             while self.is_open and not self._is_paused:
                 before = ring.position
                 packets = ring.read_batch()
@@ -129,7 +136,7 @@ class Channel(SendingChannel):
                     if batches >= BATCHES_PER_SERVICE:
                         self.loop.call_soon(self.service)
                         break
-                elif not ring.unmask_interrupts():
+                elif self._comes_to_rest(gap):
                     break
                 else:
                     ring.mask_interrupts()
@@ -142,6 +149,26 @@ class Channel(SendingChannel):
                 self.counters.signals_out += 1
                 self._signal_peer()
             self.flush()
+            if batches:
+                self.busy_at = time.monotonic_ns()
+
+    def _comes_to_rest(self, gap: int) -> bool:
+        """The ring is empty: let it be watched, or ask for a signal; False if packets came meanwhile."""
+        if self._spinner is not None and self._spinner.takes(self, gap):
+            return True
+        return not self.incoming.unmask_interrupts()
+
+    def has_packets(self, nanoseconds: int) -> bool:
+        """Whether there is something to read, or comes within so long (``vmbus.channel.spinning``)."""
+        return self.incoming.spin(nanoseconds)
+
+    def rest(self) -> None:
+        """Ask for a signal with the next packet, after a time of watching the ring."""
+        try:
+            if self.incoming.unmask_interrupts():
+                self.loop.call_soon(self.service)
+        except VmbusError as error:
+            self.fail(error)
 
     def pause(self) -> None:
         """Take nothing more out of the ring until :meth:`resume`: the handler has no room for what the peer sends.
@@ -149,6 +176,8 @@ class Channel(SendingChannel):
         The peer fills its ring and then waits, as it does for any busy receiver.
         """
         self._is_paused = True
+        if self._spinner is not None:
+            self._spinner.drop(self)
 
     def resume(self) -> None:
         """Go on after :meth:`pause`; harmless if the channel is not paused."""
@@ -239,6 +268,8 @@ class Channel(SendingChannel):
         if not self.is_open:
             return
         self.is_open = False
+        if self._spinner is not None:
+            self._spinner.drop(self)
         self._outbox.clear()
         if self._recorder is not None:
             self._recorder.to_fill.clear()

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from vmbus.capture.recorder import DEFAULT_SNAP_LENGTH, Recorder, RecordingPlan
+from vmbus.channel.spinning import SPIN_MICROSECONDS
 from vmbus.devices.catalog import make_devices, stand_in
 from vmbus.devices.hvsocket import VsockRelay
 from vmbus.host import Host
@@ -123,6 +124,9 @@ def command(
     max_version: Annotated[
         str, typer.Option(metavar="VERSION", help="The newest VMBus version that guests are given, e.g. 4.0.")
     ] = ALL_VERSIONS[-1].number,
+    spin: Annotated[
+        int, typer.Option(min=0, max=10_000, metavar="MICROSECONDS", help="Watch a busy ring so long; 0: never.")
+    ] = SPIN_MICROSECONDS,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what happens.")] = False,
 ) -> None:
     """Serve synthetic devices to one guest at a time, until told to stop (Ctrl-C)."""
@@ -160,6 +164,7 @@ def command(
             tap=recorder.tap if recorder is not None else None,
             servicing=servicing,
             max_version=versions[max_version],
+            spin_microseconds=spin,
         )
         stack.callback(host.close)
         host.listen(address)

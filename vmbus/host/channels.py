@@ -196,6 +196,7 @@ class PartitionChannels:
             gpadls=gpadls,
             tap=self.host.tap,
             on_failure=self._channel_failed,
+            spinner=self.host.spinner,
         )
         channel.target_vp = params.target_vp
         try:

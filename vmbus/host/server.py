@@ -9,6 +9,7 @@ from itertools import chain, count
 from typing import Any, Protocol
 from uuid import UUID
 
+from vmbus.channel.spinning import SPIN_MICROSECONDS, spinner_for
 from vmbus.devices.device import Device
 from vmbus.errors import VmbusError
 from vmbus.host.bus import DeviceSlot
@@ -64,9 +65,11 @@ class Host:
         on_guest: Callable[[bool], None] | None = None,
         servicing: Servicing | None = None,
         max_version: Version = ALL_VERSIONS[-1],
+        spin_microseconds: float = SPIN_MICROSECONDS,
     ) -> None:
         self.loop = loop or Loop()
         self.tap = tap
+        self.spinner = spinner_for(self.loop, spin_microseconds)
         self.partition: HostPartition | None = None
         self.max_version = max_version
         """The newest version of VMBus that guests are given."""

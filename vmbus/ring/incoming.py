@@ -25,6 +25,7 @@ class ReadPort(Protocol):
 
     def read(self, position: int, limit: int, /) -> tuple[list[RingPacket], int] | None: ...
     def commit_read(self, old: int, new: int, /) -> bool: ...
+    def spin(self, position: int, nanoseconds: int, /) -> bool: ...
     def release(self) -> None: ...
 
 
@@ -145,6 +146,13 @@ class IncomingRing:
         self.bytes += (new - old) % self.memory.size
         self.signals += signal
         return signal
+
+    def spin(self, nanoseconds: int) -> bool:
+        """Watch the ring for so long at most, without sleeping; return whether there is something to read.
+
+        The sender need not signal meanwhile: mask interrupts before.
+        """
+        return self._port.spin(self._position, nanoseconds)
 
     def mask_interrupts(self) -> None:
         """Tell the sender that no signals are needed: this end is reading anyway."""

@@ -11,6 +11,7 @@ stand at the same places.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from vmbus.atomics import acquire_fence, full_fence, release_fence
@@ -176,6 +177,15 @@ class ReferencePort:
         memory = self._memory
         size = memory.size
         return size - (position - memory.index(READ_INDEX)) % size - 8
+
+    def spin(self, position: int, nanoseconds: int) -> bool:
+        """Look at the write index until it is not ``position``, or for so long; return whether it is not."""
+        words = self._memory.words
+        end = time.monotonic_ns() + nanoseconds
+        while words[WRITE_INDEX] == position:
+            if time.monotonic_ns() >= end:
+                return False
+        return True
 
     def commit_write(self, old: int, new: int) -> bool:
         """Announce what was written from ``old`` to ``new``; return whether the peer wants a signal.

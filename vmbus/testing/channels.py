@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from vmbus.channel import Channel, ChannelIdentity
+from vmbus.channel.spinning import spinner_for
 from vmbus.errors import VmbusError
 from vmbus.gpadl import Gpadl, GpaRange
 from vmbus.loop import Loop
@@ -36,8 +37,10 @@ class ChannelPair:
         subchannel_index: int = 0,
         user_defined: bytes = b"",
         tap: Tap | None = None,
+        spin_microseconds: float = 0,
     ) -> None:
         self.loop = Loop()
+        spinner = spinner_for(self.loop, spin_microseconds)
         self.memory = GuestMemory.create(memory_size)
         self.pages = PageAllocator(self.memory)
         self.gpadls: dict[int, Gpadl] = {}
@@ -56,6 +59,7 @@ class ChannelPair:
                 gpadls=self.gpadls,
                 tap=tap,
                 on_failure=lambda channel, error: self.failures.append(error),
+                spinner=spinner if index == 0 else None,
             )
 
         self.host = end(0, Direction.GUEST_TO_HOST, tap)

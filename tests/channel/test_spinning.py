@@ -1,0 +1,179 @@
+"""A busy channel is watched for a moment instead of waiting for a signal, and nothing else waits because of that."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from vmbus.channel import ChannelHandler
+from vmbus.channel.spinning import Spinner, spinner_for
+from vmbus.loop import Loop
+from vmbus.ring import RingPacket
+from vmbus.ring.memory import INTERRUPT_MASK, WRITE_INDEX
+from vmbus.testing.channels import ChannelPair
+
+LONG = 30_000_000  # microseconds: longer than any test waits
+
+
+class Counting(ChannelHandler):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_packets(self, packets: Sequence[RingPacket]) -> None:
+        self.count += len(packets)
+
+
+@pytest.fixture(autouse=True)
+def _two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+
+
+def busy_pair(microseconds: float) -> ChannelPair:
+    """A pair whose host end has just had packets in quick succession."""
+    pair = ChannelPair(spin_microseconds=microseconds)
+    pair.host.handler = Counting()
+    for _ in range(2):
+        pair.guest.send_in_band(b"more")
+        pair.pump()
+    return pair
+
+
+@pytest.fixture
+def watched() -> Iterator[ChannelPair]:
+    with busy_pair(LONG) as pair:
+        yield pair
+
+
+def is_masked(pair: ChannelPair) -> bool:
+    return bool(pair.host.incoming.memory.words[INTERRUPT_MASK])
+
+
+def test_a_packet_to_a_watched_channel_needs_no_signal(watched: ChannelPair) -> None:
+    signals = watched.guest.counters.signals_out
+    watched.guest.send_in_band(b"and more")
+    watched.guest.flush()
+    watched.pump()
+    assert watched.host.handler.count == 3
+    assert watched.guest.counters.signals_out == signals
+
+
+def test_a_channel_whose_packets_come_slowly_waits_for_signals() -> None:
+    with ChannelPair(spin_microseconds=1000) as pair:
+        for _ in range(3):
+            pair.guest.send_in_band(b"now and then")
+            pair.pump()
+            assert not is_masked(pair)
+            time.sleep(0.002)
+
+
+def test_a_watched_channel_asks_for_signals_again_when_its_time_is_over() -> None:
+    with busy_pair(20_000) as pair:
+        assert is_masked(pair)
+        pair.loop.run(timeout=0.05)
+        assert not is_masked(pair)
+        pair.guest.send_in_band(b"late")
+        pair.pump()
+        assert pair.host.handler.count == 3
+
+
+def test_a_packet_that_comes_just_before_the_signals_are_asked_for_is_found() -> None:
+    with busy_pair(20_000) as pair:
+        time.sleep(0.03)
+        pair.guest.outgoing.write(6, 0, 0, b"", b"unsignalled")
+        assert not pair.guest.outgoing.commit()
+        pair.host.rest()
+        pair.pump()
+        assert pair.host.handler.count == 3
+
+
+def test_an_idle_loop_takes_no_processor_time() -> None:
+    with busy_pair(100) as pair:
+        pair.loop.run(timeout=0.02)
+        before = time.process_time()
+        for _ in range(10):
+            pair.guest.send_in_band(b"now and then")
+            pair.loop.run(timeout=0.03)
+        assert time.process_time() - before < 0.1
+
+
+def test_descriptors_and_timers_are_served_while_a_channel_is_busy(watched: ChannelPair) -> None:
+    read, write = os.pipe()
+    seen: list[str] = []
+    end = time.monotonic() + 5
+
+    class Endless(ChannelHandler):
+        def on_packets(self, packets: Sequence[RingPacket]) -> None:
+            watched.guest.outgoing.write(6, 0, 0)
+            watched.guest.outgoing.commit()
+
+    watched.host.handler = Endless()
+    watched.guest.send_in_band(b"")
+    watched.loop.watch(read, lambda: seen.append(os.read(read, 1).decode()))
+    watched.loop.call_later(0.001, lambda: seen.append("timer"))
+    os.write(write, b"d")
+    assert watched.loop.run(until=lambda: len(seen) == 2 or time.monotonic() > end)
+    assert sorted(seen) == ["d", "timer"]
+    os.close(read), os.close(write)
+
+
+def test_a_call_from_another_thread_ends_the_watching(watched: ChannelPair) -> None:
+    called = threading.Event()
+    threading.Timer(0.02, lambda: watched.loop.call_soon_threadsafe(called.set)).start()
+    assert watched.loop.run(until=called.is_set, timeout=5)
+
+
+def test_a_channel_that_is_closed_or_paused_is_watched_no_longer() -> None:
+    for end in (lambda channel: channel.close(), lambda channel: channel.pause()):
+        with busy_pair(LONG) as pair:
+            end(pair.host)
+            assert pair.loop.run(timeout=0.02) is False
+
+
+def test_a_write_index_that_makes_no_sense_ends_a_watched_channel(watched: ChannelPair) -> None:
+    watched.host.incoming.memory.words[WRITE_INDEX] = 3
+    watched.pump()
+    assert not watched.host.is_open
+    assert len(watched.failures) == 1
+
+
+def test_every_watched_channel_is_looked_at_however_busy_another_is() -> None:
+    class Fake:
+        busy_at = 0
+
+        def __init__(self, *packets_at: int) -> None:
+            self.looks = 0
+            self.served = 0
+            self.packets_at = packets_at
+
+        def has_packets(self, nanoseconds: int) -> bool:
+            self.looks += 1
+            return not self.packets_at or self.looks in self.packets_at
+
+        def service(self) -> None:
+            self.served += 1
+            self.busy_at = time.monotonic_ns()
+            spinner.takes(self, 0)
+
+        def rest(self) -> None:
+            raise AssertionError("its time is not over")
+
+    loop = Loop()
+    spinner = Spinner(loop, LONG)
+    busy, quiet = Fake(), Fake(50)
+    busy.service(), quiet.service()
+    for _ in range(60):
+        loop.run_once(-1.0)
+    assert busy.served > 50 and quiet.served == 2
+    loop.close()
+
+
+def test_nobody_spins_on_a_single_processor_or_when_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop()
+    assert spinner_for(loop, 0) is None
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+    assert spinner_for(loop) is None
+    loop.close()
