@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dissectors.engine.dialect import Dialect
 
 _SPOKEN = frozenset({int(RecordKind.PACKET), int(RecordKind.EXTERNAL), int(RecordKind.MESSAGE)})
+_SNAPSHOT = int(RecordFlags.SNAPSHOT)
 _LENGTHS = struct.Struct("<II")
 _ARROWS: dict[int, str] = {Direction.GUEST_TO_HOST: "->", Direction.HOST_TO_GUEST: "<-"}
 
@@ -101,7 +102,7 @@ class Decoded:
     @property
     def is_snapshot(self) -> bool:
         """Whether it only repeats what led to the state in which the capture starts."""
-        return bool(self.flags & RecordFlags.SNAPSHOT) and self.kind != 0
+        return bool(self.flags & _SNAPSHOT) and self.kind != 0
 
     @property
     def arrow(self) -> str:
@@ -141,13 +142,18 @@ class Decoded:
 
     @property
     def is_cut(self) -> bool:
-        """Whether external data was recorded only in part, so that what is missing is no one's fault."""
+        """Whether the snap length cut external data short."""
         return self.dialect.is_cut(self)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether only a part of all the data is here, so that what is missing is no one's fault."""
+        return self.dialect.is_partial(self)
 
     @property
     def problems(self) -> list[str]:
         """The notes, and what is wrong with the fields."""
-        if self.is_cut or self._is_sound():
+        if self.is_partial or self._is_sound():
             return self.notes
         return self.notes + self.tree.problems()
 

@@ -88,11 +88,17 @@ class Dialect:
         return [Layer(None, start, stop, "payload")]
 
     def is_cut(self, item: Decoded) -> bool:
-        """Whether external data was recorded only in part."""
+        """Whether the end of external data was not recorded."""
         if item.kind != RecordKind.EXTERNAL or item.body_at < 32:
             return False
         _, total, offset = _EXTERNAL.unpack_from(item.data, 16)
-        return offset > 0 or bool(offset + len(item.data) - item.body_at < total)
+        return bool(offset + len(item.data) - item.body_at < total)
+
+    def is_partial(self, item: Decoded) -> bool:
+        """Whether a record may well lack what its formats want: only a part of its data is in it."""
+        if item.kind != RecordKind.EXTERNAL or item.body_at < 32:
+            return False
+        return Dialect.is_cut(self, item) or item.data[28:32] != bytes(4)
 
     # One line
 

@@ -147,7 +147,7 @@ def signal_storm(item: Decoded, watch: Watch, memory: Memory) -> Iterator[str]:
 @rule("EX-26", Severity.ERROR, "Look at the sender of this record: the receiver must refuse it.")
 def out_of_range(item: Decoded, watch: Watch, memory: Memory) -> Iterator[str]:
     """A length, an offset or a count that does not fit the bytes there are."""
-    if item.is_cut or item.kind == 0 or _omits_status_buffer(item):
+    if item.is_partial or item.kind == 0 or _omits_status_buffer(item):
         return
     for problem in item.problems[len(item.notes) :][:1]:
         sender = "guest" if item.direction == GUEST else "host"

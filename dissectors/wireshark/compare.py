@@ -146,7 +146,7 @@ def _of_packet(packet: ElementTree.Element) -> Iterator[ShownField]:
         if proto.get("name") == "vmbus":
             for element in proto.iter("field"):
                 name, get = element.get("name", ""), element.get
-                if name.startswith("vmbus.") and name != "vmbus.malformed":
+                if name.startswith("vmbus."):
                     place, size = int(get("pos", "0")), int(get("size", "0"))
                     yield ShownField(name, place, size, get("show", ""), get("value", ""), get("showname", ""))
 
@@ -162,13 +162,32 @@ class Difference(NamedTuple):
         return f"record {self.record}: ours {self.ours}, tshark's {self.theirs}"
 
 
+_MARKS = frozenset({"vmbus.malformed", "vmbus.snapped"})
+"""What tshark says of a record beside its fields."""
+
+
+def our_marks(item: Decoded) -> set[str]:
+    """The same of a record of ours: whether its fields are malformed, and whether the snap length cut it short."""
+    malformed = not item.is_partial and bool(item.tree.problems())
+    return {*(["vmbus.malformed"] if malformed else []), *(["vmbus.snapped"] if item.is_cut else [])}
+
+
+def _without_marks(fields: list[ShownField] | None) -> list[ShownField]:
+    return [field for field in fields or [] if field.name not in _MARKS]
+
+
 def differences(capture: str | Path) -> Iterator[Difference]:
     """Every field of a capture that our tree and tshark do not show alike; nothing if all is well."""
     script = dissector()
     for item, theirs in zip_longest(decode_capture(str(capture)), tshark_fields(capture, script)):
         number = item.number if item is not None else 0
         ours = our_fields(item) if item is not None else []
-        for mine, other in zip_longest(ours, theirs or []):
+        marks = {field.name for field in theirs or [] if field.name in _MARKS}
+        if item is not None and marks != our_marks(item):
+            yield Difference(
+                number, FieldValue(str(our_marks(item)), 0, 0, None), ShownField(str(marks), 0, 0, "", "", "")
+            )
+        for mine, other in zip_longest(ours, _without_marks(theirs)):
             if not _same(mine, other):
                 yield Difference(number, mine, other)
                 break
@@ -216,7 +235,7 @@ def probe_differences(probes: list[tuple[type[Format], bytes]], directory: Path)
     shown = tshark_fields(capture, probe_dissector(formats))
     for number, (probe, theirs) in enumerate(zip_longest(probes, shown), 1):
         ours = _probe_fields(*probe) if probe is not None else []
-        for mine, other in zip_longest(ours, theirs or []):
+        for mine, other in zip_longest(ours, _without_marks(theirs)):
             if not _same(mine, other):
                 yield Difference(number, mine, other)
                 break

@@ -57,7 +57,8 @@ end
 named.text = pf(ProtoField.string("vmbus.text", "text"))
 local cut_short = pf(ProtoField.bytes("vmbus.cut_short", "cut short"))
 local malformed = ProtoExpert.new("vmbus.malformed", "Malformed", expert.group.MALFORMED, expert.severity.WARN)
-vmbus.experts = {malformed}
+local snapped = ProtoExpert.new("vmbus.snapped", "Cut short", expert.group.COMMENTS_GROUP, expert.severity.NOTE)
+vmbus.experts = {malformed, snapped}
 
 local function band(a, b)
     return bit.band(a, b) % 4294967296

@@ -169,12 +169,15 @@ dialects.vstor = {
     either_way = true,
     keep = function(tvb, at)
         local kept = { operation = u32_or_0(tvb, at) }
+        kept.room = at + 28 <= tvb:len() and le32(tvb, at + 24) or 0
         if kept.operation == EXECUTE_SRB and tvb:len() > at + 28 then
             local room = math.min(tvb(at + 20, 1):uint(), 16, tvb:len() - at - 28)
             if room > 0 then kept.cdb = tvb(at + 28, room):bytes() end
         end
         return kept
     end,
+    -- Answers end early, lawfully, where the command left no room for more.
+    is_full = function(request, shown) return request.operation == EXECUTE_SRB and shown >= request.room end,
     payload = function(item, start, stop, request)
         if item.packet_type ~= COMPLETION then return layer(item, R.vstor.request[1], start, stop) end
         local operation = request and request.operation or EXECUTE_SRB
@@ -219,6 +222,11 @@ local frame_dissector = Dissector.get("eth_withoutfcs")
 
 dialects.nvsp = {
     keep = function() return {} end,
+    -- Each of a packet's messages is a record: one that is all there is not cut, whatever the packet's length.
+    is_whole = function(tvb, at)
+        while tvb:len() - at >= 8 do at = at + math.max(le32(tvb, at + 4), 8) end
+        return at == tvb:len()
+    end,
     payload = function(item, start, stop)
         local name = item.packet_type == COMPLETION and "completion" or "message"
         layer(item, R.nvsp[name][1], start, stop)
@@ -255,7 +263,7 @@ dialects.nvsp = {
                     last.whole = last.whole or last.first:bytes()
                     last.whole:append(tvb(frame, size):bytes())
                 elseif size >= 14 then
-                    item.frames[#item.frames + 1] = { first = tvb(frame, size) }
+                    item.frames[#item.frames + 1] = { first = tvb(frame, size), length = le32(tvb, at + 12) }
                 end
             end
             at = finish
@@ -387,8 +395,49 @@ local function show_packet(item, found)
     if start < stop then speaks.payload(item, start, stop, found.request) end
 end
 
+-- Says what the snap length cut off, so that nobody takes it for a fault.
+local function look_at_end(item, found)
+    local tvb, speaks = item.tvb, dialects[found.dialect] or dialects.ring
+    local shown, total, offset = tvb:len() - item.body_at, le32(tvb, 24), le32(tvb, 28)
+    local is_cut = offset + shown < total
+    is_partial = is_cut or offset > 0 or (speaks.is_full and found.request and speaks.is_full(found.request, shown)) or false
+    item.is_cut = is_cut and not (speaks.is_whole and speaks.is_whole(tvb, item.body_at))
+    if item.is_cut then
+        local text = string.format("Cut short by the snap length: %d of %d bytes recorded", shown, total - offset)
+        item.tree:add_proto_expert_info(snapped, text)
+    end
+end
+
+-- How many bytes of a frame its headers take, up to the transport's.
+local TRANSPORT_HEADER = { [1] = 8, [6] = 20, [17] = 8, [58] = 8 }
+
+local function headers_of(frame)
+    local at = frame(12, 2):uint() == 0x8100 and 18 or 14
+    if frame:len() < at + 20 then return at + 20 end
+    local kind = frame(at - 2, 2):uint()
+    if kind == 0x0800 then return at + frame(at, 1):uint() % 16 * 4 + (TRANSPORT_HEADER[frame(at + 9, 1):uint()] or 0) end
+    if kind == 0x86dd then return at + 40 + (TRANSPORT_HEADER[frame(at + 6, 1):uint()] or 0) end
+    return at + 28
+end
+
+-- The bytes of a frame for Wireshark's own dissectors. They take a frame that ends before its length says so for malformed,
+-- and Lua cannot tell them that the rest was not recorded. So it is there, as zeros, if the headers are; the name says it.
+local LONGEST_FRAME = 65536 + 18
+
+local function frame_bytes(item, frame)
+    if frame.whole then return frame.whole:tvb("Coalesced frame") end
+    local recorded = frame.first:len()
+    if not item.is_cut or frame.length <= recorded or frame.length > LONGEST_FRAME or headers_of(frame.first) > recorded then
+        return frame.first:tvb()
+    end
+    local bytes = frame.first:bytes()
+    bytes:set_size(frame.length)
+    return bytes:tvb(string.format("Frame, %d of %d bytes recorded, then zeros", recorded, frame.length))
+end
+
 function vmbus.dissector(tvb, pinfo, root)
     local size = tvb:len()
+    is_partial = false
     pinfo.cols.protocol = "VMBus"
     local top = root:add(vmbus, tvb())
     if size < 16 then return size end
@@ -418,6 +467,7 @@ function vmbus.dissector(tvb, pinfo, root)
         show_packet(item, found)
     elseif kind == EXTERNAL then
         local speaks = dialects[found.dialect] or dialects.ring
+        look_at_end(item, found)
         speaks.external(item, header_size, size, found.request)
     elseif kind == NOTE then
         top:add(named.text, tvb(header_size, size - header_size))
@@ -432,8 +482,7 @@ function vmbus.dissector(tvb, pinfo, root)
     end
     pinfo.cols.protocol = "VMBus/" .. found.dialect
     for _, frame in ipairs(item.frames) do
-        local bytes = frame.whole and frame.whole:tvb("Coalesced frame") or frame.first:tvb()
-        frame_dissector:call(bytes, pinfo, root)
+        frame_dissector:call(frame_bytes(item, frame), pinfo, root)
     end
     return size
 end

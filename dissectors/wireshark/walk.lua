@@ -42,8 +42,11 @@ local function text_of(range, encoding)
     return text:match("^[^%z]*")
 end
 
+-- Whether only a part of the data is here, so that what is missing is no one's fault.
+local is_partial = false
+
 local function problem(item, text)
-    if item then item:add_proto_expert_info(malformed, text) end
+    if item and not is_partial then item:add_proto_expert_info(malformed, text) end
 end
 
 local walk

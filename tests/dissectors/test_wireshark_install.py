@@ -10,10 +10,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
 
-from dissectors.testing import Script
+from dissectors.testing import HOST, Script
 from dissectors.wireshark import extcap
 from dissectors.wireshark.install import install, uninstall
+from vmbus.wire import rndis
 
 StartHost = Callable[..., AbstractContextManager[str]]
 needs_tshark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
@@ -37,6 +40,22 @@ def test_tshark_decodes_and_filters_with_the_installed_dissector(home: Path, dis
     path = disk.write(home / "disk.pcapng")
     lines = tshark("-r", str(path), "-Y", "vmbus.scsi.transfer10.lba == 2048", "-T", "fields", "-e", "frame.number")
     assert lines.split() == ["10"]
+
+
+@needs_tshark
+@pytest.mark.tshark
+def test_a_frame_that_the_snap_length_cut_is_said_to_be_cut_and_not_malformed(home: Path, card: Script) -> None:
+    frame = bytes(Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / TCP(dport=80, flags="A") / bytes(400))
+    message = rndis.build_message(
+        rndis.RndisMessageType.PACKET, rndis.RndisReceivedPacket(data_length=len(frame), frame=frame)
+    )
+    number = card.external(HOST, 4, message[:160], transaction=102, total=len(message))
+    path = str(card.write(home / "capture.pcapng"))
+    fields = ["-T", "fields", "-e", "frame.number", "-e", "tcp.len", "-e", "_ws.expert.message"]
+    line = f"{number}\t400\tCut short by the snap length: 160 of {len(message)} bytes recorded"
+    assert tshark("-r", path, "-Y", "vmbus.snapped", *fields).splitlines() == [line]
+    assert tshark("-r", path, "-Y", "vmbus.malformed || _ws.malformed") == ""
+    assert card.decode()[-1].is_cut and card.decode()[-1].problems == []
 
 
 @needs_tshark

@@ -71,6 +71,10 @@ class Network(Dialect):
             if request is not None:
                 item.request, request.response = request, item
 
+    def is_cut(self, item: Decoded) -> bool:
+        """Each of a packet's messages is a record: one that is all there is not cut, whatever the packet's length."""
+        return super().is_cut(item) and not _ends_with_a_message(item)
+
     def payload_layers(self, item: Decoded, start: int, stop: int) -> list[Layer]:
         return [Layer(NvspCompletion if item.packet_type == COMPLETION else NvspMessage, start, stop)]
 
@@ -132,6 +136,13 @@ def _rndis_at(item: Decoded, at: int) -> tuple[int, int, int, int]:
 def rndis_head(item: Decoded) -> tuple[int, int, int, int]:
     """Type, length and the first two words of the body of the RNDIS message that an external record starts with."""
     return _rndis_at(item, item.body_at)
+
+
+def _ends_with_a_message(item: Decoded) -> bool:
+    at, stop = item.body_at, len(item.data)
+    while stop - at >= _BODY:
+        at += max(_rndis_at(item, at)[1], _BODY)
+    return at == stop
 
 
 def _oid_of(request: Decoded) -> int:

@@ -55,9 +55,9 @@ class Storage(Dialect):
             return [Layer(None, start, stop, "payload")]
         return [Layer(fmt, start, stop)]
 
-    def is_cut(self, item: Decoded) -> bool:
-        """Answers are also cut, lawfully, where the command left no room for more."""
-        if super().is_cut(item):
+    def is_partial(self, item: Decoded) -> bool:
+        """Answers also end early, lawfully, where the command left no room for more."""
+        if super().is_partial(item):
             return True
         request = item.request
         if item.kind != RecordKind.EXTERNAL or request is None or operation_of(request) != EXECUTE_SRB:
