@@ -213,9 +213,21 @@ def test_a_rescind_after_unload_answers_a_close_and_has_nobody_else_to_tell(host
     reserve(host.connect())
     (host >> control.Unload()).ignore()
     (host >> close_reserved()).ignore()
-    host >> (lambda: host.server.rescind(1)) << CLOSED
-    (host >> host.contact()).ignore()
+    host >> (lambda: host.server.rescind(1)) << ev.ChannelReleased(1, gone=True) << CLOSED
     assert not host.server.offers.channels
+
+
+def test_an_unload_does_not_wait_for_one_that_was_rescinded_before_it_was_open(host, opening):
+    host.offer(2)
+    host.connect().share(1).share(2, 20)
+    (host >> open_reserved()).ignore()
+    (host >> opening(2, 20)).ignore()
+    host >> control.Unload() << ev.GpadlTeardownRequested(2, 20) << ev.ChannelReleased(2, gone=False)
+    host >> (lambda: host.server.rescind(1)) << ev.ChannelReleased(1, gone=True)
+    host << control.OpenResult(channel_id=1, open_id=0, status=Status.UNSUCCESSFUL)
+    (host >> (lambda: host.server.gpadl_torn_down(2, 20))).ignore()
+    host >> (lambda: host.server.open_finished(2, Status.UNSUCCESSFUL)) << ev.Disconnected() << ev.Unloaded()
+    host << control.UnloadComplete()
 
 
 def test_a_reserved_channel_comes_back_in_the_next_offers_after_it_was_closed(host):

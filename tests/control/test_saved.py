@@ -260,6 +260,17 @@ class TestHost:
             with pytest.raises(errors.BadSavedState):
                 ControlServer(ServerConfig(**limit)).restore(host.server.save())
 
+    def test_a_reserved_channel_whose_device_begins_anew_without_a_connection(self, host):
+        host.connect().share(1)
+        reserved = control.OpenReservedChannel(
+            channel_id=1, target_vp=2, target_sint=3, ring_gpadl_id=10, downstream_page_offset=1
+        )
+        (host >> reserved).ignore()
+        (host >> control.Unload()).ignore()
+        offer_again(restart(host))
+        finish(host) << ev.ChannelReleased(1, gone=False) << control.OpenResult
+        assert state(host) is HostChannel.RELEASED
+
     def test_a_reserved_channel_that_another_kernel_was_not_offered(self, host):
         host.connect().share(1)
         reserved = control.OpenReservedChannel(

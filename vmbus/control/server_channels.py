@@ -245,6 +245,16 @@ class ServerChannels(ServerGpadls):
     # Rescind and release
 
     def _rescind(self, channel: Channel) -> None:
+        """The device goes, and so does the channel as soon as no guest knows of it."""
+        self._take_back(channel)
+        self._release_if_unknown(channel)
+
+    def _release_if_unknown(self, channel: Channel) -> None:
+        """Without a connection nobody but its user, if it is open as a reserved channel, will ever release it."""
+        if channel.state.is_rescinded and self.version is None and channel.reserved is None:
+            self._release(channel, Step.DISCONNECT)
+
+    def _take_back(self, channel: Channel) -> None:
         """The device goes.  Every question the guest still has is answered before it hears of that.
 
         Openvmm leaves an open request without an answer here; guests have waited for it for ever (WSL issue 41286).

@@ -246,11 +246,12 @@ class ServerSaved(ServerConnection):
         for channel in self.offers:
             was, channel.restoring = channel.restoring, Restoring.NOT
             if was is Restoring.UNMATCHED:
-                self._rescind(channel)
+                self._take_back(channel)
             elif was is Restoring.MATCHED and channel.state is not HostChannel.RELEASED:
                 # The device begins anew, so the guest has to as well.
-                self._rescind(channel)
+                self._take_back(channel)
                 channel.state = HOST_CHANNEL[channel.state][Step.OFFER]
+            self._release_if_unknown(channel)
         self._ask_again()
         self._check_drained()
         return self._take_events()
