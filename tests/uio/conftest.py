@@ -166,11 +166,19 @@ class FakeHost:
             gpadls=self.gpadls,
         )
         file.on_signal = lambda: loop.call_soon(self.channel.on_signal)
+        self.notes: list[str] = []
+        device.attach(self)  # type: ignore[arg-type]
         self.channel.handler = device.open(self.channel)
         self.channel.service()
 
+    def offer_subchannels(self, count: int) -> None:
+        raise NotImplementedError
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
     def lend(self, which: UioMap, pages: int) -> None:
-        """The two ends see each other's buffer by copying: the host's is guest memory, the driver's a map of it."""
+        """Share a buffer: pages of the guest's memory for the host, a map of the same file for the driver."""
         pfns = tuple(range(1, 1 + pages)) if which is UioMap.RECEIVE_BUFFER else tuple(range(512, 512 + pages))
         self.file.areas[which] = mmap.mmap(
             self.memory.fd, pages * PAGE_SIZE, mmap.MAP_SHARED, offset=pfns[0] * PAGE_SIZE

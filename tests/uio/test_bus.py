@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vmbus.cli.uio import Listener
 from vmbus.drivers.driver import DriverError
 from vmbus.drivers.echo import EchoDriver, EchoLoad, exchange
 from vmbus.memory import PAGE_SIZE
@@ -94,3 +95,12 @@ def test_memory_of_our_own_cannot_be_shared(open_bus: OpenBus) -> None:
     with pytest.raises(DriverError, match="user space"):
         bus.wait(bus.create_gpadl(bus.wait(driver.ready), [1, 2]))
     assert not bus.can_name_pages and not bus.pages.free_pages
+
+
+def test_what_the_host_says_by_itself_can_be_listened_to(open_bus: OpenBus, capsys: pytest.CaptureFixture[str]) -> None:
+    bus, host = open_bus()
+    listener = Listener()
+    bus.attach(listener)
+    host.channel.send_in_band(b"hello", transaction_id=5, completion_requested=True)
+    bus.loop.run(lambda: listener.packets == 1, timeout=5)
+    assert capsys.readouterr().out == "IN_BAND 0x5, 8 bytes, wants a completion: 68 65 6c 6c 6f 00 00 00\n"

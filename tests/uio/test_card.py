@@ -1,0 +1,28 @@
+"""A network card over the two buffers that a kernel has shared: no page of our own, no large sends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmbus.devices.network import device_from
+from vmbus.drivers.network import NetworkCard, NetworkDriver
+from vmbus.transport.uio import UioMap
+
+if TYPE_CHECKING:
+    from conftest import OpenBus
+
+
+def test_frames_cross_through_the_buffers_that_are_there(open_bus: OpenBus) -> None:
+    bus, host = open_bus(device_from("embedded"), pages=16)
+    host.lend(UioMap.RECEIVE_BUFFER, 256)
+    host.lend(UioMap.SEND_BUFFER, 128)
+    driver = NetworkDriver()
+    bus.attach(driver)
+    bus.wait(driver.ready)
+    assert driver.largest_send == 0, "the host may cut only what lies in pages of ours"
+    card = NetworkCard(bus, driver, "10.7.0.2")
+    assert card.ping("10.7.0.1", 1400) > 0
+    data = bytes(range(256)) * 1000
+    assert card.connect("10.7.0.1", 7).exchange(data) == data
+    driver.shut_down()
+    assert not bus.channels and bus.gone is None
