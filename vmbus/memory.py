@@ -34,6 +34,12 @@ PAGE_SHIFT = 12
 MAX_MAPPED_PAGES = 32768
 """The most pages that one mapping may have (128 MiB): a bound on what a peer can make us map."""
 
+MAX_REMEMBERED = 2 << 20
+"""Bytes of resolved ranges that are kept, roughly, before all of them are forgotten."""
+
+_ENTRY_SIZE = 512
+"""What one of them takes up beside its ranges, roughly."""
+
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _MAP_FIXED = 0x10  # the same on every Linux architecture but alpha, hppa, mips and xtensa
 
@@ -76,6 +82,17 @@ def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
             merged.append((gpa, length))
         end = gpa + length
     return merged
+
+
+class PageViews(tuple[memoryview, ...]):
+    """Pieces of guest memory that are together one buffer, in order; ``length`` is the bytes of all of them."""
+
+    length: int
+
+    def __new__(cls, views: Iterable[memoryview]) -> Self:
+        made = super().__new__(cls, views)
+        made.length = sum(map(len, made))
+        return made
 
 
 class Mapping:
@@ -125,7 +142,7 @@ class GuestMemory:
     and an address below is refused like one beyond the end.
     """
 
-    __slots__ = ("_area", "_view", "fd", "first_gpa", "size")
+    __slots__ = ("_area", "_resolved", "_resolved_bytes", "_view", "fd", "first_gpa", "size")
 
     def __init__(self, fd: int, size: int, first_gpa: int) -> None:
         """Map ``size`` bytes of the file ``fd``, which is this object's from now on. Use create() or attach()."""
@@ -138,6 +155,8 @@ class GuestMemory:
             os.close(fd)
             raise MappingFailed(f"cannot map {size} bytes of guest memory: {error}") from error
         self._view = memoryview(self._area)
+        self._resolved: dict[bytes, PageViews] = {}
+        self._resolved_bytes = 0
 
     @classmethod
     def create(cls, size: int, name: str = "vmbus-guest") -> GuestMemory:
@@ -207,7 +226,7 @@ class GuestMemory:
     def page_views(self, pfns: Sequence[int], offset: int, length: int) -> list[memoryview]:
         """Return views of ``length`` bytes that start ``offset`` bytes into the first of ``pfns``, page after page.
 
-        Consecutive pages are one view; otherwise each page is its own, which costs less than looking for neighbours.
+        Consecutive pages are one view.
         The caller has checked that ``length`` is not 0 and needs exactly these pages.
         """
         first, count = pfns[0], len(pfns)
@@ -217,13 +236,29 @@ class GuestMemory:
             return [self._view[gpa : gpa + length]]
         self.check_pages(pfns)
         whole = self._view
-        views = [whole[pfn << PAGE_SHIFT : (pfn + 1) << PAGE_SHIFT] for pfn in pfns]
+        views = [whole[pfn << PAGE_SHIFT : (pfn + count) << PAGE_SHIFT] for _, pfn, count in _runs(pfns)]
         end = (offset + length) & (PAGE_SIZE - 1)
         if end:
-            views[-1] = views[-1][:end]
+            views[-1] = views[-1][: end - PAGE_SIZE]
         if offset:
             views[0] = views[0][offset:]
         return views
+
+    def resolved(self, ranges: bytes) -> PageViews | None:
+        """What :meth:`remember` was given for these ranges, if it is still known."""
+        return self._resolved.get(ranges)
+
+    def remember(self, ranges: bytes, views: Iterable[memoryview]) -> PageViews:
+        """Keep the views that a list of ranges, as it came from the guest, stands for: a guest's buffers come again."""
+        if self._resolved_bytes > MAX_REMEMBERED:
+            self._forget()
+        self._resolved_bytes += len(ranges) + _ENTRY_SIZE
+        made = self._resolved[ranges] = PageViews(views)
+        return made
+
+    def _forget(self) -> None:
+        self._resolved.clear()
+        self._resolved_bytes = 0
 
     def check_pages(self, pfns: Sequence[int]) -> None:
         """Raise :class:`OutsideGuestMemory` unless every page lies in the guest's memory."""
@@ -260,6 +295,7 @@ class GuestMemory:
         """
         if self._area.closed:
             return
+        self._forget()
         self._view.release()
         try:
             self._area.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 
@@ -51,3 +52,31 @@ def test_pages_outside_memory_are_refused_wherever_they_stand() -> None:
         for pfns in ((PAGES,), (0, PAGES), (PAGES, 0), (PAGES - 1, PAGES), (1 << 52, 3), ((1 << 64) - 1, 0)):
             extension = build_gpa_direct([GpaRange(PAGE_SIZE * len(pfns), 0, pfns)])
             assert both_ways(memory, extension) == ["OutsideGuestMemory"] * 2
+
+
+def test_ranges_that_come_again_are_the_same_views() -> None:
+    with GuestMemory.create(PAGES * PAGE_SIZE) as memory:
+        extension = build_gpa_direct([GpaRange(3 * PAGE_SIZE, 0, (5, 4, 9))])
+        views = gpa_direct_views(memory, extension)
+        assert gpa_direct_views(memory, bytes(bytearray(extension))) is views
+        assert views.length == 3 * PAGE_SIZE
+        memory.write(4 * PAGE_SIZE, b"new")
+        assert bytes(views[1][:3]) == b"new"
+        del views
+
+
+def test_what_is_remembered_of_ranges_is_bounded() -> None:
+    with GuestMemory.create(PAGES * PAGE_SIZE) as memory:
+        tracemalloc.start()
+        for length in range(1, 40_000):
+            extension = build_gpa_direct([GpaRange(length % PAGE_SIZE + 1, 0, (length % PAGES,))])
+            gpa_direct_views(memory, extension)
+        assert tracemalloc.get_traced_memory()[0] < 8 << 20
+        tracemalloc.stop()
+
+
+def test_ranges_that_are_remembered_do_not_keep_memory_mapped() -> None:
+    memory = GuestMemory.create(PAGES * PAGE_SIZE)
+    gpa_direct_views(memory, build_gpa_direct([GpaRange(PAGE_SIZE, 0, (5,))]))
+    memory.close()
+    assert memory.closed

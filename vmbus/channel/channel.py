@@ -19,7 +19,7 @@ from vmbus.channel.spinning import Spinner
 from vmbus.errors import VmbusError
 from vmbus.gpadl import Gpadl
 from vmbus.loop import Loop
-from vmbus.memory import GuestMemory
+from vmbus.memory import GuestMemory, PageViews
 from vmbus.ring import RingPacket
 from vmbus.ring.memory import READ_INDEX, WRITE_INDEX
 from vmbus.ring.packet import GPA_DIRECT, MAX_BATCH, OutgoingPacket
@@ -185,7 +185,7 @@ class Channel(SendingChannel):
             self._is_paused = False
             self.loop.call_soon(self.service)
 
-    def data_from_guest(self, packet: RingPacket, *, after: int = 0) -> list[memoryview]:
+    def data_from_guest(self, packet: RingPacket, *, after: int = 0) -> PageViews:
         """The guest's pages that a GPA-direct packet wants us to read, adjacent ones merged; not copied.
 
         ``after`` bytes of the packet's data stand before them, in a buffer that both ends know. Raises
@@ -205,14 +205,14 @@ class Channel(SendingChannel):
             total = sum(len(message) for message in messages) + before
             self._recorder.pieces(self._recorder.receives, packet.transaction_id, messages, total)
 
-    def data_to_guest(self, packet: RingPacket) -> list[memoryview]:
+    def data_to_guest(self, packet: RingPacket) -> PageViews:
         """The guest's pages that we shall fill before we complete the packet's transaction."""
         views = self._views(packet)
         if self._recorder is not None:
             self._recorder.to_fill[packet.transaction_id] = views
         return views
 
-    def _views(self, packet: RingPacket) -> list[memoryview]:
+    def _views(self, packet: RingPacket) -> PageViews:
         if packet.packet_type != GPA_DIRECT:
             raise NoSuchRanges(f"channel {self.channel_id}: packet type {packet.packet_type} names no guest pages")
         return gpa_direct_views(self.memory, packet.extension)

@@ -22,7 +22,7 @@ class ChannelRecorder:
         self._outgoing = rings.outgoing
         self.receives = receives
         self.sends = Direction.HOST_TO_GUEST if receives is Direction.GUEST_TO_HOST else Direction.GUEST_TO_HOST
-        self.to_fill: dict[int, list[memoryview]] = {}
+        self.to_fill: dict[int, Sequence[memoryview]] = {}
         """The pages that are filled before a transaction is completed, by its id: looked at when it is."""
 
     def received(self, packets: Sequence[RingPacket]) -> None:

@@ -12,7 +12,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from vmbus.gpadl import GpaRange, build_ranges, parse_ranges
-from vmbus.memory import PAGE_SHIFT, PAGE_SIZE, GuestMemory
+from vmbus.memory import PAGE_SHIFT, PAGE_SIZE, GuestMemory, PageViews
 from vmbus.ring.errors import RingError
 from vmbus.wire.ring import GpaDirectHeader, TransferPageHeader, TransferPageRange
 
@@ -42,21 +42,26 @@ def parse_gpa_direct(extension: bytes) -> list[GpaRange]:
     return parse_ranges(extension, count, _GPA_DIRECT.size)[0]
 
 
-def gpa_direct_views(memory: GuestMemory, extension: bytes) -> list[memoryview]:
+def gpa_direct_views(memory: GuestMemory, extension: bytes) -> PageViews:
     """The guest's pages that a GPA-direct packet names, in order, as one buffer; errors as :func:`parse_gpa_direct`.
 
-    Nearly every packet has one range of a few pages, and that is resolved without anything in between.
+    A guest uses the same buffers again and again, so what was found is remembered. Nearly every packet has one range
+    of a few pages, and that is resolved without anything in between.
     """
+    known = memory.resolved(extension)
+    if known is not None:
+        return known
     _, count = _GPA_DIRECT.unpack_from(extension)
     if count == 1 and len(extension) >= _ONE_RANGE.size:
         _, _, length, offset = _ONE_RANGE.unpack_from(extension)
         pages = (offset + length + PAGE_SIZE - 1) >> PAGE_SHIFT
         if length and offset < PAGE_SIZE and pages < len(_PFNS) and _ONE_RANGE.size + 8 * pages <= len(extension):
-            return memory.page_views(_PFNS[pages].unpack_from(extension, _ONE_RANGE.size), offset, length)
+            pfns = _PFNS[pages].unpack_from(extension, _ONE_RANGE.size)
+            return memory.remember(extension, memory.page_views(pfns, offset, length))
     segments: list[tuple[int, int]] = []
     for one in parse_gpa_direct(extension):
         segments += one.segments()
-    return memory.ranges(segments)
+    return memory.remember(extension, memory.ranges(segments))
 
 
 def build_gpa_direct(ranges: Iterable[GpaRange]) -> bytes:

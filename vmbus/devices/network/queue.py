@@ -138,7 +138,7 @@ class Queue(ChannelHandler):
         self._on_end(self)
 
 
-def _gathered(views: list[memoryview]) -> memoryview:
+def _gathered(views: Sequence[memoryview]) -> memoryview:
     """Pieces of an RNDIS message in one: its headers may cross pages, and each piece may be changed by the guest."""
     total = sum(len(view) for view in views)
     if total > LARGEST_MESSAGE:

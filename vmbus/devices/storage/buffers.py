@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vmbus.memory import PageViews
+
 Views = Sequence[memoryview]
 """Pieces of memory that are together one buffer, in order; as ``os.preadv`` takes them."""
 
 
 def total_length(views: Views) -> int:
     """The bytes of the whole buffer."""
-    return sum(map(len, views))
+    return views.length if isinstance(views, PageViews) else sum(map(len, views))
 
 
 def advance(views: Views, count: int) -> list[memoryview]:
@@ -25,6 +27,8 @@ def advance(views: Views, count: int) -> list[memoryview]:
 
 def cut(views: Views, size: int) -> list[memoryview]:
     """The first ``size`` bytes of the buffer."""
+    if size == total_length(views):
+        return list(views)
     found: list[memoryview] = []
     for view in views:
         if size <= 0:

@@ -104,7 +104,7 @@ class StorageChannel(ChannelHandler):
             return False
         try:
             views = self.channel.data_to_guest(packet)
-            if sum(map(len, views)) != size or not backend.read_at_once(views, lba << unit.shift):
+            if views.length != size or not backend.read_at_once(views, lba << unit.shift):
                 return False
         except VmbusError:
             return False
@@ -123,7 +123,7 @@ class StorageChannel(ChannelHandler):
             return False
         try:
             views = self.channel.data_from_guest(packet)
-            if sum(map(len, views)) != size:
+            if views.length != size:
                 return False
             backend.write_from(views, lba << unit.shift)
         except VmbusError:
@@ -220,7 +220,7 @@ class StorageChannel(ChannelHandler):
             raise illegal_request(AdditionalSense.INVALID_FIELD_IN_CDB)
         get = self.channel.data_to_guest if srb.direction == IN else self.channel.data_from_guest
         views = get(packet)
-        if sum(map(len, views)) < srb.data_length:
+        if views.length < srb.data_length:
             raise illegal_request(AdditionalSense.INVALID_FIELD_IN_CDB)
         return cut(views, srb.data_length)
 
