@@ -213,3 +213,6 @@ def test_more_than_the_journal_holds_is_an_error_and_not_a_loss(tmp_path: Path) 
     with pytest.raises(JournalError, match="owed more"):
         channel.take(*(request(number) for number in range(16, 40)))
     assert channel.owed() == list(range(16))
+    channel.send(*(answer(number) for number in range(8)))
+    channel.take(request(16))
+    assert channel.owed() == list(range(8, 17))

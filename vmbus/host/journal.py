@@ -37,6 +37,9 @@ WITHOUT_CHECKSUMS = 2
 """The version before, which is read and not written."""
 HEADER_SIZE = 4096
 HALF_SIZE = 16 << 20
+TURN_SIZE = 1 << 20
+"""A half is left for the other one when so much is in it, if what is owed allows that: pages that were written lately
+are cheap to write, and new ones are not."""
 
 TAKEN, SENT, CLOSED = 1, 2, 3
 
@@ -99,26 +102,28 @@ Indices = Callable[[int], tuple[int, int] | None]
 
 
 def _encode(packet: RingPacket) -> bytes:
-    head = _PACKET.pack(
-        packet.packet_type, packet.flags, len(packet.extension), len(packet.payload), 0, packet.transaction_id
-    )
-    return head + packet.extension + packet.payload
+    extension, payload = packet.extension, packet.payload
+    head = _PACKET.pack(packet.packet_type, packet.flags, len(extension), len(payload), 0, packet.transaction_id)
+    return b"".join((head, extension, payload))
 
 
 def _taken_body(
-    before: int, after: int, total: int, given_back: Sequence[int], listed: Iterable[tuple[int, bytes]]
-) -> bytes:
-    head = _TAKEN.pack(before, after, total, len(given_back), 0)
-    ids = struct.pack(f"<{len(given_back)}Q", *given_back)
-    return b"".join((head, ids, *(encoded for _, encoded in listed)))
+    before: int, after: int, total: int, given_back: Sequence[int], listed: Sequence[tuple[int, bytes]]
+) -> list[bytes]:
+    parts = [_TAKEN.pack(before, after, total, len(given_back), 0)]
+    if given_back:
+        parts.append(struct.pack(f"<{len(given_back)}Q", *given_back))
+    parts += [encoded for _, encoded in listed]
+    return parts
 
 
 def _sent_body(
     before: int, after: int, total: int, answered: Sequence[int], loans: Collection[tuple[int, bytes]]
-) -> bytes:
-    head = _SENT.pack(before, after, total, len(loans), 0)
-    ids = struct.pack(f"<{len(answered)}Q", *answered)
-    return b"".join((head, ids, *(_LOAN.pack(key, len(ranges), 0) + ranges for key, ranges in loans)))
+) -> list[bytes]:
+    parts = [_SENT.pack(before, after, total, len(loans), 0), struct.pack(f"<{len(answered)}Q", *answered)]
+    for key, ranges in loans:
+        parts += (_LOAN.pack(key, len(ranges), 0), ranges)
+    return parts
 
 
 def _decode(data: bytes, at: int = 0) -> tuple[RingPacket, int]:
@@ -153,25 +158,42 @@ class Journal:
         self._active = 0
         self._used = 0
         self._checksum = 0
+        self._turn_at = min(TURN_SIZE, half_size)
         self._words[_ACTIVE] = _checked(self._active)
 
     def taken(self, channel_id: int, before: int, after: int, packets: Sequence[RingPacket]) -> None:
         """A batch is about to be handled; what wants no completion is not remembered."""
-        debt = self.debts.setdefault(channel_id, ChannelDebt())
-        listed = [(packet.transaction_id, _encode(packet)) for packet in packets if packet.flags & WANTS_COMPLETION]
-        given_back = [packet.transaction_id for packet in packets if packet.packet_type == COMPLETION]
+        debt = self._debt(channel_id)
+        listed: list[tuple[int, bytes]] = []
+        given_back: list[int] = []
+        for packet in packets:
+            if packet.flags & WANTS_COMPLETION:
+                listed.append((packet.transaction_id, _encode(packet)))
+            if packet.packet_type == COMPLETION:
+                given_back.append(packet.transaction_id)
         total = debt.taken_total + len(packets)
         self._append(TAKEN, channel_id, len(listed), _taken_body(before, after, total, given_back, listed))
         debt.take(listed, given_back, total)
 
     def sent(self, channel_id: int, before: int, after: int, packets: Sequence[OutgoingPacket]) -> None:
         """Packets are about to be shown to the guest."""
-        debt = self.debts.setdefault(channel_id, ChannelDebt())
-        answered = [packet[2] for packet in packets if packet[0] == COMPLETION]
-        loans = [(packet[2], bytes(packet[3])) for packet in packets if packet[0] == TRANSFER_PAGES]
+        debt = self._debt(channel_id)
+        answered: list[int] = []
+        loans: list[tuple[int, bytes]] = []
+        for packet_type, _, transaction_id, extension, _ in packets:
+            if packet_type == COMPLETION:
+                answered.append(transaction_id)
+            elif packet_type == TRANSFER_PAGES:
+                loans.append((transaction_id, bytes(extension)))
         total = debt.sent_total + len(packets)
         self._append(SENT, channel_id, len(answered), _sent_body(before, after, total, answered, loans))
         debt.settle(answered, loans, total)
+
+    def _debt(self, channel_id: int) -> ChannelDebt:
+        debt = self.debts.get(channel_id)
+        if debt is None:
+            debt = self.debts[channel_id] = ChannelDebt()
+        return debt
 
     def closed(self, channel_id: int) -> None:
         """Nothing is owed on a channel any more."""
@@ -189,39 +211,50 @@ class Journal:
         self._view.release()
         self._map.close()
 
-    def _append(self, kind: int, channel_id: int, count: int, *parts: bytes) -> None:
-        body = b"".join(parts)
-        length = _ENTRY.size + len(body) + 7 & ~7
-        if self._used + length > self._half_size:
+    def _append(self, kind: int, channel_id: int, count: int, parts: Sequence[bytes] = ()) -> None:
+        length = _length(parts)
+        if self._used + length > self._turn_at:
             self._rewrite()  # everything before this entry was committed, and is in the debts
-            if self._used + length > self._half_size:
-                raise JournalError("the guest is owed more answers than the journal can hold")
-        self._put(_ENTRY.pack(length, kind, 0, channel_id, count) + body, length)
+        self._put(kind, channel_id, count, length, parts)
 
-    def _put(self, entry: bytes, length: int) -> None:
+    def _put(self, kind: int, channel_id: int, count: int, length: int, parts: Sequence[bytes]) -> None:
+        used = self._used + length
+        if used > self._half_size:
+            raise JournalError(_TOO_MUCH)
+        entry = b"".join((_ENTRY.pack(length, kind, 0, channel_id, count), *parts)).ljust(length, b"\0")
         start = HEADER_SIZE + self._active * self._half_size + self._used
-        entry = entry.ljust(length, b"\0")
         self._view[start : start + length] = entry
-        self._used += length
-        self._checksum = zlib.crc32(entry, self._checksum)
-        self._words[_USED + self._active] = self._checksum << 32 | self._used
+        self._used = used
+        self._checksum = checksum = zlib.crc32(entry, self._checksum)
+        self._words[_USED + self._active] = checksum << 32 | used
 
     def _rewrite(self) -> None:
         """Write what is owed into the other half, and make that the active one."""
-        other = 1 - self._active
-        self._words[_USED + other] = 0
-        self._active, self._used, self._checksum = other, 0, 0
+        entries: list[tuple[int, int, int, int, list[bytes]]] = []
         for channel_id, debt in self.debts.items():
             listed = [(key, encoded) for key, waiting in debt.owed.items() for encoded in waiting]
-            for kind, count, body in (
+            for kind, count, parts in (
                 (TAKEN, len(listed), _taken_body(_NO_INDEX, _NO_INDEX, debt.taken_total, (), listed)),
                 (SENT, 0, _sent_body(_NO_INDEX, _NO_INDEX, debt.sent_total, (), debt.lent.items())),
             ):
-                length = _ENTRY.size + len(body) + 7 & ~7
-                if self._used + length > self._half_size:
-                    raise JournalError("the guest is owed more answers than the journal can hold")
-                self._put(_ENTRY.pack(length, kind, 0, channel_id, count) + body, length)
+                entries.append((kind, channel_id, count, _length(parts), parts))
+        if sum(entry[3] for entry in entries) > self._half_size:
+            raise JournalError(_TOO_MUCH)
+        other = 1 - self._active
+        self._words[_USED + other] = 0
+        self._active, self._used, self._checksum = other, 0, 0
+        for entry in entries:
+            self._put(*entry)
+        self._turn_at = min(max(TURN_SIZE, 4 * self._used), self._half_size)
         self._words[_ACTIVE] = _checked(other)
+
+
+_TOO_MUCH = "the guest is owed more answers than the journal can hold"
+
+
+def _length(parts: Sequence[bytes]) -> int:
+    """The bytes of an entry of these parts."""
+    return _ENTRY.size + sum(map(len, parts)) + 7 & ~7
 
 
 def _checked(number: int) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from vmbus.devices.network.errors import BadNetworkBuffer, BadSection, UnknownTransaction
@@ -26,6 +27,9 @@ HEADROOM: Final = 256
 
 FOOTROOM: Final = 36
 """Bytes at the end of a suballocation that newer Windows guests overwrite (openvmm ``BROKEN_CO_NETVSC_FOOTER_LEN``)."""
+
+MOST_SHOWN: Final = 16
+"""Outstanding packets that are shown to people one by one."""
 
 RESERVED: Final = 16
 """Suballocations that are kept for control messages, so that a flood of frames does not stop them."""
@@ -81,7 +85,8 @@ class ReceiveBuffer:
         self.view = self._mapping.view
         self.free = list(range(self.count - 1, -1, -1))
         """Indices of free suballocations, the next one to use last."""
-        self._outstanding: dict[int, Sequence[int]] = {}
+        self._outstanding: dict[int, tuple[float, Sequence[int]]] = {}
+        """When it was lent and which suballocations, by transaction id, the oldest first."""
         self._next = self._first = 1
 
     @property
@@ -103,17 +108,32 @@ class ReceiveBuffer:
         """The suballocations go to the guest together; return the transaction id that brings them back."""
         transaction_id = self._next
         self._next += 1
-        self._outstanding[transaction_id] = indices
+        self._outstanding[transaction_id] = (time.monotonic(), indices)
         return transaction_id
 
     def take_back(self, transaction_id: int) -> None:
         """The guest completed that packet."""
-        indices = self._outstanding.pop(transaction_id, None)
-        if indices is None and 0 < transaction_id < self._first:
+        lent = self._outstanding.pop(transaction_id, None)
+        if lent is None and 0 < transaction_id < self._first:
             return  # lent by a host that was killed
-        if indices is None:
+        if lent is None:
             raise UnknownTransaction(f"transaction {transaction_id:#x} is completed, and no receive packet has that id")
-        self.free += indices
+        self.free += lent[1]
+
+    def inspect(self) -> dict[str, Any]:
+        """Live state for people: of what the guest has, the oldest packets."""
+        now = time.monotonic()
+        oldest = islice(self._outstanding.items(), MOST_SHOWN)
+        return {
+            "suballocations": self.count,
+            "size": self.size,
+            "free": len(self.free),
+            "outstanding_packets": self.outstanding,
+            "outstanding": [
+                {"transaction_id": key, "suballocations": len(indices), "age_seconds": round(now - since, 3)}
+                for key, (since, indices) in oldest
+            ],
+        }
 
     def checkpoint(self) -> dict[str, Any]:
         """Which buffer this is: what does not change with every packet."""
@@ -124,7 +144,7 @@ class ReceiveBuffer:
         return {
             **self.checkpoint(),
             "next_transaction": self._next,
-            "outstanding": {str(key): list(indices) for key, indices in self._outstanding.items()},
+            "outstanding": {str(key): list(indices) for key, (_, indices) in self._outstanding.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -133,8 +153,9 @@ class ReceiveBuffer:
             self._next = self._first = time.time_ns() >> 10 << 8
             return
         self._next = state["next_transaction"]
-        self._outstanding = {int(key): indices for key, indices in state["outstanding"].items()}
-        lent = {index for indices in self._outstanding.values() for index in indices}
+        now = time.monotonic()
+        self._outstanding = {int(key): (now, indices) for key, indices in state["outstanding"].items()}
+        lent = {index for _, indices in self._outstanding.values() for index in indices}
         self.free = [index for index in range(self.count - 1, -1, -1) if index not in lent]
 
     def adopt(self, loans: Mapping[int, bytes]) -> None:
@@ -147,7 +168,7 @@ class ReceiveBuffer:
         for transaction_id, extension in loans.items():
             ranges = parse_transfer_pages(extension, self.count * self.size).ranges
             indices = sorted({at for length, start in ranges for at in self._touched(start, length)})
-            self._outstanding.setdefault(transaction_id, indices)
+            self._outstanding.setdefault(transaction_id, (time.monotonic(), indices))
             lent.update(indices)
         self.free = [index for index in self.free if index not in lent]
 

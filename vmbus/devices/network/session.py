@@ -330,14 +330,7 @@ class Session:
             "ndis_version": self.ndis_version,
             "capabilities": str(self.capabilities),
             "rndis": self.rndis.state.value,
-            "receive_buffer": None
-            if buffer is None
-            else {
-                "suballocations": buffer.count,
-                "size": buffer.size,
-                "free": len(buffer.free),
-                "outstanding_packets": buffer.outstanding,
-            },
+            "receive_buffer": None if buffer is None else buffer.inspect(),
             "coalescing": {"ipv4": self._coalescing[0], "ipv6": self._coalescing[1]},
             "waiting_control_bytes": self._waiting_bytes,
             "queues": {str(index): queue.channel.channel_id for index, queue in self.queues.items()},
