@@ -4,12 +4,16 @@ A process is forked for each part while the part is the newest of its passage, a
 there. What it writes goes to an unnamed temporary file; the files come out in the order of the parts, a few of them
 ahead at most, so that neither memory nor disk holds more than some megabytes whatever the capture's size.
 
+Where there is little to do with a part, as when a filter leaves nothing of it, that is done here: a fork costs more.
+
 A process ignores Ctrl-C, which is its parent's to deal with, and is ended when the parent stops for whatever reason.
 """
 
 from __future__ import annotations
 
+import io
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import sys
@@ -29,8 +33,14 @@ _AHEAD = 3
 """Parts for each process that may be finished or under way at once."""
 _FAILED = 3
 
+WORTH_A_PROCESS = 400
+"""Records to decode from which on a part gets a process of its own: about as long as a fork and all that belongs to it
+takes."""
+
 Work = Callable[[Part, BinaryIO], None]
 """What is done with a part; it writes to the file."""
+Effort = Callable[[Part], int]
+"""How many records of a part are to be decoded."""
 
 
 class WorkerDied(VmbusError):
@@ -47,23 +57,33 @@ def job_count(asked: int, source: str) -> int:
 
 
 class _Job:
-    """One process at work on one part."""
+    """The work on one part: by a process of its own, or done here at once."""
 
-    def __init__(self, part: Part, work: Work) -> None:
+    def __init__(self, part: Part, work: Work, *, is_forked: bool) -> None:
         self.part = part
-        self.output: BinaryIO = tempfile.TemporaryFile(prefix="vmbus-part-")  # noqa: SIM115 - closed when it was read
-        fork = multiprocessing.get_context("fork")
-        self.process = fork.Process(target=_work, args=(part, work, self.output), daemon=True)
-        self.process.start()
+        self.process: multiprocessing.process.BaseProcess | None = None
+        self.output: BinaryIO
+        if is_forked:
+            self.output = tempfile.TemporaryFile(prefix="vmbus-part-")  # noqa: SIM115 - closed when it was read
+            fork = multiprocessing.get_context("fork")
+            self.process = fork.Process(target=_work, args=(part, work, self.output), daemon=True)
+            self.process.start()
+        else:
+            self.output = io.BytesIO()
+            work(part, self.output)
 
     @property
     def is_done(self) -> bool:
-        return not self.process.is_alive()
+        return self.process is None or not self.process.is_alive()
+
+    def wait(self) -> None:
+        if self.process is not None:
+            self.process.join()
 
     def finish(self) -> BinaryIO:
-        """What it wrote; raises :class:`WorkerDied`."""
-        self.process.join()
-        status = self.process.exitcode
+        """What was written; raises :class:`WorkerDied`."""
+        self.wait()
+        status = self.process.exitcode if self.process is not None else 0
         self.output.seek(0)
         if status == 0:
             return self.output
@@ -74,8 +94,9 @@ class _Job:
         raise WorkerDied(f"the process that decoded {where} died ({reason}); --jobs 1 does without")
 
     def stop(self) -> None:
-        self.process.terminate()
-        self.process.join()
+        if self.process is not None:
+            self.process.terminate()
+            self.process.join()
         self.output.close()
 
 
@@ -93,7 +114,7 @@ def _work(part: Part, work: Work, output: BinaryIO) -> None:
         sys.exit(_FAILED)
 
 
-def run_parts(parts: Iterable[Part], work: Work, jobs: int) -> Iterator[tuple[Part, BinaryIO]]:
+def run_parts(parts: Iterable[Part], work: Work, jobs: int, effort: Effort = len) -> Iterator[tuple[Part, BinaryIO]]:
     """Each part with the file that holds what ``work`` wrote for it, in order; the file is closed afterwards.
 
     Of the parts only the columns may still be asked for. Raises :class:`WorkerDied`.
@@ -101,19 +122,25 @@ def run_parts(parts: Iterable[Part], work: Work, jobs: int) -> Iterator[tuple[Pa
     waiting: deque[_Job] = deque()
     try:
         for part in parts:
-            while (busy := [job.process.sentinel for job in waiting if not job.is_done]) and (
-                len(busy) >= jobs or len(waiting) >= jobs * _AHEAD
-            ):
+            is_forked = jobs > 1 and effort(part) >= WORTH_A_PROCESS
+            while (busy := _sentinels(waiting)) and (
+                (is_forked and len(busy) >= jobs) or len(waiting) >= jobs * _AHEAD
+            ):  # fmt: skip
                 wait(busy)
                 yield from _finished(waiting)
-            waiting.append(_Job(part, work))
+            waiting.append(_Job(part, work, is_forked=is_forked))
             yield from _finished(waiting)
         while waiting:
-            wait([waiting[0].process.sentinel])
+            waiting[0].wait()
             yield from _finished(waiting)
     finally:
         for job in waiting:
             job.stop()
+
+
+def _sentinels(waiting: Iterable[_Job]) -> list[int]:
+    """What to wait for: the processes that are still at work."""
+    return [job.process.sentinel for job in waiting if job.process is not None and not job.is_done]
 
 
 def _finished(waiting: deque[_Job]) -> Iterator[tuple[Part, BinaryIO]]:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.parts import PART_BYTES, Part, PartReader, Passage
-from dissectors.jobs import job_count, run_parts
+from dissectors.jobs import Work, job_count, run_parts
 from dissectors.progress import ProgressBar
 from vmbus.capture.store import CaptureStore
 from vmbus.capture.walk import Damage
@@ -36,6 +37,7 @@ class Reading:
         source: str,
         decode_as: Mapping[int, Protocol] | None = None,
         *,
+        wanted: Filter | None = None,
         jobs: int = 1,
         progress: bool = False,
         on_damage: Callable[[Damage], None] | None = None,
@@ -45,18 +47,18 @@ class Reading:
         self.store = CaptureStore.open(source, windowed=True)
         self.passage = Passage(self.store, decode_as)
         self.bar = ProgressBar(self.store.file_size, wanted=progress)
+        self.wanted = wanted
         self._on_damage = on_damage
         self._part_bytes = part_bytes
 
     def parts(self) -> Iterator[Part]:
         """The parts, for whoever decodes them here."""
         try:
-            for part in self.passage.parts(self._part_bytes):
+            for part in self._narrowed():
                 self._tell(part)
                 yield part
         finally:
-            self.bar.close()
-            self.store.close()
+            self._close()
 
     def show(self, show: Show, out: TextIO) -> None:
         """Write what ``show`` prints of each part to ``out``, in order."""
@@ -71,15 +73,52 @@ class Reading:
             text.flush()
             text.detach()
 
-        out.flush()
+        for shown in self.run(work):
+            shutil.copyfileobj(shown, out.buffer)
+            out.flush()
+
+    def run(self, work: Work, look: Callable[[Part], object] | None = None) -> Iterator[BinaryIO]:
+        """What ``work`` wrote for each part, in order; ``look`` sees each part before, in this process."""
         try:
-            for part, shown in run_parts(self.passage.parts(self._part_bytes), work, self.jobs):
+            for part, written in run_parts(self._narrowed(look), work, self.jobs, self._effort):
                 self._tell(part)
-                shutil.copyfileobj(shown, out.buffer)
-                out.flush()
+                yield written
         finally:
-            self.bar.close()
-            self.store.close()
+            self._close()
+
+    def items(self, part: Part) -> Iterator[Decoded]:
+        """The records of a part that are wanted, decoded."""
+        reader = PartReader(part)
+        if part.wanted is None or self.wanted is None:
+            for index in range(len(part)):
+                yield reader.item(index)
+            return
+        may, must = part.wanted
+        for index in np.flatnonzero(may).tolist():
+            item = reader.item(index)
+            if must[index] or self.wanted(item):
+                yield item
+
+    def passing(self, part: Part) -> NDArray[np.bool_]:
+        """Which records of a part are wanted."""
+        if part.wanted is None or self.wanted is None:
+            return np.ones(len(part), np.bool_)
+        may, must = part.wanted
+        passing, reader = must.copy(), PartReader(part)
+        for index in np.flatnonzero(may & ~must).tolist():
+            passing[index] = self.wanted(reader.item(index))
+        return passing
+
+    def _narrowed(self, look: Callable[[Part], object] | None = None) -> Iterator[Part]:
+        for part in self.passage.parts(self._part_bytes):
+            if self.wanted is not None:
+                part.wanted = self.wanted.narrow(part)
+            if look is not None:
+                look(part)
+            yield part
+
+    def _effort(self, part: Part) -> int:
+        return len(part) if part.wanted is None else int(part.wanted[0].sum())
 
     def _tell(self, part: Part) -> None:
         self.bar.advance(part.end, part.first + len(part))
@@ -88,16 +127,6 @@ class Reading:
                 for damage in part.damage:
                     self._on_damage(damage)
 
-
-def chosen_items(part: Part, wanted: Filter | None) -> Iterator[Decoded]:
-    """The decoded records of a part that a filter lets through, or all."""
-    reader = PartReader(part)
-    if wanted is None:
-        for index in range(len(part)):
-            yield reader.item(index)
-        return
-    may, must = wanted.narrow(part)
-    for index in np.flatnonzero(may).tolist():
-        item = reader.item(index)
-        if must[index] or wanted(item):
-            yield item
+    def _close(self) -> None:
+        self.bar.close()
+        self.store.close()

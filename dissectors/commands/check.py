@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
-from dissectors.commands.options import channels, tell_damage
+from dissectors.commands.options import DecodeAs, Jobs, ShowProgress, channels, tell_damage
 from dissectors.engine import Session
-from dissectors.engine.source import decode_capture
+from dissectors.engine.source import decode_capture, decode_file
+from dissectors.jobs import job_count
+from dissectors.progress import ProgressBar
 from dissectors.rules import RULES, Checker, Finding, Severity
 from dissectors.rules.checker import MAX_REPEATS
+from dissectors.rules.shared_out import SharedCheck
+from vmbus.capture.store import CaptureStore, is_file
+from vmbus.wire.protocols import Protocol
+
+_TELL_EVERY = 4096
 
 
 def command(
     source: Annotated[
-        str, typer.Argument(metavar="FILE", help="A capture, - for standard input, or unix:PATH.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="FILE", help="A capture, a FIFO, - for standard input, or unix:PATH.", show_default=False
+        ),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     list_rules: Annotated[bool, typer.Option("--rules", help="List the rules and leave.")] = False,
-    decode_as: Annotated[
-        list[str] | None,
-        typer.Option("-d", "--decode-as", metavar="CHANNEL=PROTOCOL", help="What a channel speaks, e.g. 3=scsi."),
-    ] = None,
+    decode_as: DecodeAs = None,
+    jobs: Jobs = 0,
+    progress: ShowProgress = True,
 ) -> None:
     """Apply the expert rules to a capture."""
     if list_rules:
@@ -32,24 +44,57 @@ def command(
         return
     if not source:
         raise typer.BadParameter("a capture is wanted")
-    session = Session(channels(decode_as))
-    checker = Checker(session)
+    bar = ProgressBar(os.stat(source).st_size if is_file(source) else 0, wanted=progress and is_file(source))
+    check = _Check(source, channels(decode_as), min(job_count(jobs, source), len(RULES)), bar)
     worst = Severity.NOTE
-    count = 0
-    for item in decode_capture(source, session=session, on_damage=tell_damage):
-        for finding in checker.feed(item):
-            worst, count = max(worst, finding.severity), count + 1
-            _tell(finding, as_json)
-    for finding in checker.finish():
-        worst, count = max(worst, finding.severity), count + 1
-        _tell(finding, as_json)
+    told = 0
+    try:
+        for finding in check.findings():
+            worst, told = max(worst, finding.severity), told + 1
+            with bar.hidden():
+                _tell(finding, as_json)
+    finally:
+        bar.close()
     if not as_json:
-        for (rule, channel), times in checker.repeats.items():
+        for (rule, channel), times in sorted(check.repeats.items()):
             if times > MAX_REPEATS:
                 print(f"{rule} {channel or 'control plane'}: {times - MAX_REPEATS} more like these")
-        print(f"{session.count} records, {count} findings" if count else f"{session.count} records, nothing found")
+        print(f"{check.count} records, {told} findings" if told else f"{check.count} records, nothing found")
     if worst is Severity.ERROR:
         raise typer.Exit(1)
+
+
+class _Check:
+    """All rules over one capture, in this process or several."""
+
+    def __init__(self, source: str, decode_as: dict[int, Protocol], jobs: int, bar: ProgressBar) -> None:
+        self.repeats: Counter[tuple[str, str]] = Counter()
+        self.count = 0
+        self._source = source
+        self._decode_as = decode_as
+        self._jobs = jobs
+        self._bar = bar
+
+    def findings(self) -> Iterator[Finding]:
+        """In order; the counts are complete afterwards."""
+        if self._jobs > 1:
+            shared = SharedCheck(self._source, self._decode_as, self._jobs)
+            yield from shared.findings(self._bar.advance, tell_damage)
+            self.repeats, self.count = shared.repeats, shared.count
+            return
+        session = Session(self._decode_as)
+        checker = Checker(session)
+        if is_file(self._source):
+            store = CaptureStore.open(self._source, windowed=True)
+            items = decode_file(store, session, tell_damage)
+        else:
+            store, items = None, decode_capture(self._source, session=session, on_damage=tell_damage)
+        for item in items:
+            yield from checker.feed(item)
+            if store is not None and not item.number % _TELL_EVERY:
+                self._bar.advance(store.size, item.number)
+        yield from checker.finish()
+        self.repeats, self.count = checker.repeats, session.count
 
 
 def _tell(finding: Finding, as_json: bool) -> None:

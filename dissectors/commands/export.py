@@ -5,13 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
-from dissectors.commands.options import channels, compiled, tell_damage
+from dissectors.commands.options import (
+    DecodeAs,
+    Jobs,
+    ShowProgress,
+    Source,
+    Wanted,
+    channels,
+    compiled,
+    tell_damage,
+)
 from dissectors.engine import Decoded
+from dissectors.engine.parts import Part
 from dissectors.engine.source import decode_capture
+from dissectors.reading import Reading
+from vmbus.capture.store import is_file
 
 application = typer.Typer(
     add_completion=False,
@@ -20,28 +32,40 @@ application = typer.Typer(
     help="Take frames, disk contents, streams or tables out of a capture.",
 )
 
-Source = Annotated[str, typer.Argument(metavar="FILE", help="A capture, - for standard input, or unix:PATH.")]
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="What to write.")]
-Wanted = Annotated[str, typer.Option("-Y", "--filter", metavar="FILTER", help="Only records that fit.")]
-DecodeAs = Annotated[
-    list[str] | None, typer.Option("-d", "--decode-as", metavar="CHANNEL=PROTOCOL", help="What a channel speaks.")
-]
 
 
-def _items(source: str, display_filter: str, decode_as: list[str] | None) -> Iterator[Decoded]:
-    wanted = compiled(display_filter)
-    for item in decode_capture(source, decode_as=channels(decode_as), on_damage=tell_damage):
+def _items(
+    source: str, display_filter: str, decode_as: list[str] | None, *, of: str = "", progress: bool = True
+) -> Iterator[Decoded]:
+    """The decoded records of a capture that pass a filter of the user's, and one of our own."""
+    wanted, protocols = compiled(display_filter), channels(decode_as)
+    if of:
+        wanted = compiled(f"({display_filter}) && {of}" if display_filter else of)
+    if is_file(source):
+        reading = Reading(source, protocols, wanted=wanted, progress=progress, on_damage=tell_damage)
+        for part in reading.parts():
+            yield from reading.items(part)
+        return
+    for item in decode_capture(source, decode_as=protocols, on_damage=tell_damage):
         if wanted is None or wanted(item):
             yield item
 
 
 @application.command("ethernet")
-def ethernet(source: Source, target: Target, display_filter: Wanted = "", decode_as: DecodeAs = None) -> None:
+def ethernet(
+    source: Source,
+    target: Target,
+    display_filter: Wanted = "",
+    decode_as: DecodeAs = None,
+    progress: ShowProgress = True,
+) -> None:
     """Ethernet frames, as an ordinary pcapng."""
     from dissectors.exports.ethernet import export_frames
 
+    items = _items(source, display_filter, decode_as, of="kind == external && protocol == nvsp", progress=progress)
     with target.open("wb") as file:
-        print(f"{export_frames(_items(source, display_filter, decode_as), file)} frames")
+        print(f"{export_frames(items, file)} frames")
 
 
 @application.command("disk")
@@ -52,21 +76,23 @@ def disk(
     lun: Annotated[int, typer.Option(help="Which of its disks.")] = 0,
     block_size: Annotated[int, typer.Option(help="Bytes of a block.")] = 512,
     decode_as: DecodeAs = None,
+    progress: ShowProgress = True,
 ) -> None:
     """The blocks of a disk that were read or written, as a sparse image."""
     from dissectors.exports.disk import export_disk
 
     with target.open("wb") as file:
-        items = _items(source, "", decode_as)
+        items = _items(source, "", decode_as, of="kind == external && protocol == vstor", progress=progress)
         print(f"{export_disk(items, file, channel=channel, lun=lun, block_size=block_size)} bytes")
 
 
 @application.command("sockets")
-def sockets(source: Source, target: Target, decode_as: DecodeAs = None) -> None:
+def sockets(source: Source, target: Target, decode_as: DecodeAs = None, progress: ShowProgress = True) -> None:
     """The streams of Hyper-V sockets, each in a file of the folder TARGET."""
     from dissectors.exports.sockets import export_sockets
 
-    for path in export_sockets(_items(source, "", decode_as), target):
+    items = _items(source, "", decode_as, of="kind == packet && protocol == hvsocket", progress=progress)
+    for path in export_sockets(items, target):
         print(path)
 
 
@@ -76,16 +102,36 @@ def json_lines(
     target: Annotated[Path | None, typer.Argument(metavar="TARGET", help="By default, standard output.")] = None,
     display_filter: Wanted = "",
     decode_as: DecodeAs = None,
+    jobs: Jobs = 0,
+    progress: ShowProgress = True,
 ) -> None:
     """Every record as a line of JSON."""
+    if target is None:
+        _write_json(source, sys.stdout, display_filter, decode_as, jobs, progress and not sys.stdout.isatty())
+        return
+    with target.open("w+", encoding="utf-8") as file:
+        _write_json(source, file, display_filter, decode_as, jobs, progress)
+        file.seek(0)
+        print(f"{sum(1 for _ in file)} records")
+
+
+def _write_json(
+    source: str, out: TextIO, display_filter: str, decode_as: list[str] | None, jobs: int, progress: bool
+) -> None:
     from dissectors.exports.tables import export_json
 
-    items = _items(source, display_filter, decode_as)
-    if target is None:
-        export_json(items, sys.stdout)
+    if not is_file(source):
+        export_json(_items(source, display_filter, decode_as), out)
         return
-    with target.open("w") as file:
-        print(f"{export_json(items, file)} records")
+    reading = Reading(
+        source, channels(decode_as), wanted=compiled(display_filter), jobs=jobs, progress=progress,
+        on_damage=tell_damage,
+    )  # fmt: skip
+
+    def show(part: Part, out: TextIO) -> None:
+        export_json(reading.items(part), out)
+
+    reading.show(show, out)
 
 
 @application.command("parquet")

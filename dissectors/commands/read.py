@@ -24,7 +24,7 @@ from dissectors.engine.decoded import Decoded
 from dissectors.engine.parts import Part
 from dissectors.engine.render import hex_lines, record_json, record_line, tree_lines
 from dissectors.engine.source import decode_capture
-from dissectors.reading import Reading, chosen_items
+from dissectors.reading import Reading
 from vmbus.capture.store import is_file
 from vmbus.wire.protocols import Protocol
 
@@ -51,14 +51,14 @@ def command(
         return
     # Lines on a terminal say themselves how far it is.
     reading = Reading(
-        source, protocols, jobs=1 if count else jobs, progress=progress and not sys.stdout.isatty(),
+        source, protocols, wanted=wanted, jobs=1 if count else jobs, progress=progress and not sys.stdout.isatty(),
         on_damage=tell_damage,
     )  # fmt: skip
     left = count
 
     def show(part: Part, out: TextIO) -> None:
         nonlocal left
-        for item in chosen_items(part, wanted):
+        for item in reading.items(part):
             printer.show(item, part.start_ns, out)
             left -= 1
             if not left:

@@ -71,10 +71,14 @@ class Part:
         """Requests that were open when it began, by index in the capture."""
         self.requests = array("q", [-1]) * len(self.columns)
         """Of completions and external data: the request, by index in the capture; else -1."""
+        self.open: frozenset[int] = frozenset()
+        """Requests that are open at its end, by index in the capture."""
         self.repeated: dict[int, int] = {}
         """Requests whose transaction id was in use, and the index in the capture of the one that used it."""
         self.ready: dict[int, Decoded] = {}
         """Records that had to be decoded for the sake of others."""
+        self.wanted: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
+        """Which records a filter may let through and which it does, if somebody asked it; None: all are wanted."""
         self._lives = lives
         self._begun: dict[int, tuple[list[int], list[ChannelLife]]] = {}
 
@@ -129,7 +133,8 @@ class Part:
         """What is not sound, and the data that dialects observe, which can answer other data."""
         found = np.zeros(len(self), np.bool_)
         found[list(self.ready)] = True
-        return (found & (self.columns.kind != _MESSAGE)) | is_marked(self.columns, RecordMark.PROBLEM)
+        found &= self.columns.kind != _MESSAGE
+        return found | is_marked(self.columns, RecordMark.PROBLEM)
 
 
 class _Plane(ControlState):
@@ -178,6 +183,7 @@ class Passage(Session):
             self._part.start_ns = self._start_ns or 0
             self._known.part = self._part
             self._follow()
+            self._part.open = frozenset(self._open.values())
             yield self._part
             self._keep_open()
             self._store.forget()

@@ -6,10 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.session import Session
+from vmbus.capture.columns import RecordMark
 from vmbus.capture.reader import CaptureReader
+from vmbus.capture.store import CaptureStore
 from vmbus.capture.walk import Damage
 from vmbus.errors import VmbusError
 from vmbus.wire.protocols import ABBREVIATIONS, Protocol
+
+_WINDOW = 1 << 20
+_UNUSUAL = int(RecordMark.PROBLEM | RecordMark.HAS_OPTIONS)
 
 
 class UnknownProtocol(VmbusError):
@@ -31,6 +36,26 @@ def decode_capture(
         _tell(waiting, on_damage)
         yield session.feed(record)
     _tell(waiting, on_damage)
+
+
+def decode_file(
+    store: CaptureStore, session: Session, on_damage: Callable[[Damage], None] | None = None
+) -> Iterator[Decoded]:
+    """The decoded records of a windowed store, in order: as :func:`decode_capture`, and quicker by the index."""
+    while True:
+        before = store.size
+        store.update(final=True, at_most=_WINDOW)
+        if store.size == before:
+            store.close()
+            return
+        _tell(store.damage, on_damage)
+        times, unusual = store.columns.time.tolist(), (store.columns.flags & _UNUSUAL).tolist()
+        for index, time_ns in enumerate(times):
+            if unusual[index]:
+                yield session.feed(store.record(index))
+            else:
+                yield session.feed_bytes(store.data(index), time_ns, store.first + index + 1)
+        store.forget()
 
 
 def _tell(waiting: list[Damage], on_damage: Callable[[Damage], None] | None) -> None:
