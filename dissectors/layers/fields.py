@@ -79,9 +79,7 @@ class BodyField(StrField):  # type: ignore[misc]
 
     def getfield(self, pkt: Any, s: bytes) -> tuple[bytes, Any]:
         if self.length_from is not None:
-            length = self.length_from(pkt)
-            if length > len(s):
-                raise ValueError(f"{self.name}: {length} bytes needed, {len(s)} left")
+            length = min(self.length_from(pkt), len(s))  # a snap length may have cut it short
             left, body = self._dissect(pkt, s[:length])
             return s[length:], Raw(load=bytes(s[:length])) if left else body
         return self._dissect(pkt, s)

@@ -101,16 +101,22 @@ def _add(current: Any, layer: Layer, after: Layer | None, whole: bytes) -> Any:
     """Put the next layer of a record on top of the last; returns it."""
     stop = layer.stop if after is None or after.start <= layer.start else min(layer.stop, after.start)
     data = bytes(whole[layer.start : stop])
-    if layer.format is None:
-        found = Raw(load=data)
-    elif layer.format is ring.PacketDescriptor:
-        found = PacketDescriptor(data, _internal=1, _underlayer=current)
-    elif layer.format is control.MessageHeader:
-        found = MessageHeader(data, _internal=1, _underlayer=current)
-    else:
-        found = layer_of(layer.format)(data, _internal=1, _underlayer=current)
+    try:
+        found = _class_of(layer)(data, _internal=1, _underlayer=current)
+    except Exception:  # as scapy does: what a peer or a snap length broke is bytes
+        if conf.debug_dissector:
+            raise
+        found = Raw(data, _internal=1, _underlayer=current)
     current.add_payload(found)
     return found.lastlayer()
+
+
+def _class_of(layer: Layer) -> Any:
+    if layer.format is None:
+        return Raw
+    if layer.format is ring.PacketDescriptor:
+        return PacketDescriptor
+    return MessageHeader if layer.format is control.MessageHeader else layer_of(layer.format)
 
 
 class MessageRecord(VMBusRecord):

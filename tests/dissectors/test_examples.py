@@ -35,7 +35,7 @@ def test_the_scapy_examples_run_one_after_the_other(tmp_path: Path) -> None:
         while not socket.exists():
             assert host.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        program = "\n".join(blocks("dissectors.md", "python")[3:]).replace("/tmp/host.sock", str(socket))
+        program = "\n".join(blocks("scapy.md", "python")).replace("/tmp/host.sock", str(socket))
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -45,7 +45,8 @@ def test_the_scapy_examples_run_one_after_the_other(tmp_path: Path) -> None:
         host.wait(20)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert "10.7.0.1" in lines and any(re.fullmatch(r"\d+ of \d+", line) for line in lines) and lines[-1] == "SUCCESS"
+    assert "10.7.0.1" in lines and any(re.fullmatch(r"\d+ of \d+", line) for line in lines)
+    assert lines[-4:] == ["SUCCESS", "2", "0x0602", "COMPLETE_IO"]
 
 
 def test_the_engine_example_decodes_a_capture(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,12 +19,20 @@ from scapy.sendrecv import AsyncSniffer
 from scapy.utils import PcapNgReader, rdpcap
 
 from dissectors.layers.sockets import ChannelSocket, GuestSocket
-from dissectors.layers.vmbus import MessageHeader, MessageRecord, PacketDescriptor, PacketRecord, forget, layer
-from dissectors.testing import Script
+from dissectors.layers.vmbus import (
+    MessageHeader,
+    MessageRecord,
+    PacketDescriptor,
+    PacketRecord,
+    VMBusRecord,
+    forget,
+    layer,
+)
+from dissectors.testing import HOST, Script
 from vmbus.devices.echo import ECHO_INTERFACE
 from vmbus.loop import LoopThread
 from vmbus.testing.channels import ChannelPair
-from vmbus.wire import guids
+from vmbus.wire import guids, rndis
 from vmbus.wire.capture import Direction
 from vmbus.wire.scsi import Opcode
 
@@ -152,6 +160,16 @@ def test_captures_are_read_with_rdpcap_and_rebuild_byte_for_byte(card: Script, t
     frames = [packet[Ether] for packet in packets if Ether in packet]
     assert [frame[ARP].pdst for frame in frames] == ["10.0.0.2"] * 2
     assert len(list(PcapNgReader(path))) == len(packets)
+
+
+def test_a_frame_that_the_snap_length_cut_is_a_frame_all_the_same(card: Script) -> None:
+    forget()
+    frame = bytes(Ether(dst="02:00:00:00:00:01") / Raw(bytes(1000)))
+    sent = rndis.RndisReceivedPacket(data_length=len(frame), frame=frame)
+    message = rndis.build_message(rndis.RndisMessageType.PACKET, sent)
+    card.external(HOST, 4, message[:100], transaction=102, total=len(message))
+    packets = [VMBusRecord(data) for _, data in card.records]
+    assert packets[-1][Ether].dst == "02:00:00:00:00:01" and bytes(packets[-1]) == card.records[-1][1]
 
 
 def test_a_completion_answers_its_request_in_a_capture(disk: Script, tmp_path: Path) -> None:
