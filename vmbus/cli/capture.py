@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from vmbus.capture import blocks
 from vmbus.capture.outputs import write_all
 from vmbus.capture.reader import PACKET_BLOCKS, CannotOpen
 from vmbus.capture.walk import Block, BlockWalker, Damage, open_source
+from vmbus.cli.files import check_output
 from vmbus.errors import VmbusError
 
 
@@ -32,6 +34,7 @@ def command(
     seconds: Annotated[float, typer.Option(min=0, help="Stop after this time; 0: never.")] = 0.0,
 ) -> None:
     """Record from a running host until it stops, or Ctrl-C: `vmbus capture unix:PATH -w - | tshark -r -`."""
+    check_output(Path(write), Path(source))
     try:
         opened = open_source(source)
     except OSError as error:

@@ -17,6 +17,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from vmbus.cli.console_notes import ConsoleNotes
+from vmbus.cli.files import check_output
 from vmbus.linux.build import Progress, Variant, build_kernel
 from vmbus.linux.errors import GuestNotStarted
 from vmbus.linux.launch import ExitStatus, GuestOptions, GuestStillRunning, LinuxGuest, run_under_gdb
@@ -98,6 +99,8 @@ def run(
         from vmbus.guest import program
 
         raise typer.Exit(program.run(host, seconds=float("inf") if timeout is None else timeout, pause=pause))
+    if console is not None:
+        check_output(console, Path(kernel), *(file for file in (script, root) if file is not None))
     variant = Variant.DEBUG if debug else Variant.GDB if gdb else Variant.PLAIN
     commands = _commands(script, command)
     binary = _kernel(kernel, variant, None)

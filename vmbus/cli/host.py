@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,11 @@ import typer
 
 from vmbus.capture.recorder import DEFAULT_SNAP_LENGTH, Recorder, RecordingPlan
 from vmbus.channel.spinning import SPIN_MICROSECONDS
+from vmbus.cli.files import check_output
 from vmbus.devices.catalog import make_devices, stand_in
+from vmbus.devices.device import Device
 from vmbus.devices.hvsocket import VsockRelay
+from vmbus.devices.storage.controller import StorageController
 from vmbus.host import Host
 from vmbus.host.ctl import CtlSocket
 from vmbus.host.servicing import Servicing
@@ -67,12 +71,34 @@ class Recording:
             self._host.loop.unwatch(self._recorder.control_fd)
 
     def dump(self, file: str) -> None:
-        """Write the flight recorder to a file; blocks, in a worker. The writer's answer is this call's meanwhile."""
+        """Write the flight recorder to a file; blocks, in a worker. The writer's answer is this call's meanwhile.
+
+        Raises ``OptionError`` for a file that this host has in use, and ``RecordingFailed``.
+        """
+        devices = [slot.device for slot in self._host.slots]
+        check_output(Path(file), *_disk_files(devices), *_outputs(self._recorder.plan.file, self._host.servicing))
         self._host.loop.unwatch(self._recorder.control_fd)
         try:
             self._recorder.dump(file, "asked for by vmbus ctl")
         finally:
             self._host.loop.call_soon_threadsafe(self._watch)
+
+
+def _disk_files(devices: Iterable[Device]) -> Iterator[Path]:
+    """The files in which the guest's disks are."""
+    for device in devices:
+        if isinstance(device, StorageController):
+            for unit in tuple(device.units.values()):
+                if unit.backend is not None:
+                    yield from unit.backend.files
+
+
+def _outputs(capture: str, servicing: Servicing | None) -> Iterator[Path]:
+    """The files that the host writes by itself."""
+    if capture:
+        yield Path(capture)
+    if servicing is not None:
+        yield servicing.path
 
 
 def command(
@@ -144,6 +170,14 @@ def command(
     latency = None if monitor_latency is None else 10 * monitor_latency
     with contextlib.ExitStack() as stack:
         devices = make_devices(disks=scsi or (), nics=nic or (), others=device or (), monitor_latency=latency)
+        unused = stack.enter_context(contextlib.ExitStack())
+        for made in devices:
+            unused.callback(made.close)
+        disks = tuple(_disk_files(devices))
+        if state is not None:
+            check_output(state, *disks)
+        if capture:
+            check_output(Path(capture), *disks, *([state] if state is not None else ()))
         recorder = None
         if capture or stream or flight:
             stream_path = parse_address(stream, schemes=("unix",)).params if stream else ""
@@ -166,6 +200,7 @@ def command(
             max_version=versions[max_version],
             spin_microseconds=spin,
         )
+        unused.pop_all()  # they are the host's now
         stack.callback(host.close)
         host.listen(address)
         if vsock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from vmbus.capture.importers import CannotImport, write_capture
 from vmbus.capture.importers.trace_events import TraceEvent, records_of_events
+from vmbus.cli.files import check_output
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,7 +36,9 @@ def trace(
     ] = 0.0,
 ) -> None:
     """Import the events of the systems hyperv and netvsc of a Linux kernel trace."""
-    _write(write, records_of_events(_events(source), int(epoch * 1_000_000_000)))
+    check_output(write, Path(source))
+    records = records_of_events(_events(source), int(epoch * 1_000_000_000))
+    _write(write, records, f"{source} has no event of hyperv or netvsc: is it a kernel trace?")
 
 
 @app.command()
@@ -48,7 +52,8 @@ def sysfs(
     """Import a snapshot of a Linux guest's /sys/bus/vmbus: its channels, and how their rings looked."""
     from vmbus.capture.importers.sysfs import read_snapshot, records_of_sysfs
 
-    _write(write, records_of_sysfs(read_snapshot(source), time.time_ns()))
+    check_output(write, source)
+    _write(write, records_of_sysfs(read_snapshot(source), time.time_ns()), f"{source} has no channel of VMBus")
 
 
 @app.command()
@@ -62,12 +67,18 @@ def memory(
     """Import the packets in the rings of a memory image: those that wait, and past ones that still lie there."""
     from vmbus.capture.importers.memory_image import import_image
 
-    _write(write, import_image(image, capture))
+    check_output(write, image, Path(capture))
+    _write(write, import_image(image, capture), f"{image} has no ring of VMBus that could be found")
 
 
-def _write(path: Path, records: Iterable[bytes]) -> None:
+def _write(path: Path, records: Iterable[bytes], nothing: str) -> None:
+    """Write a capture, but none of nothing: what was at ``path`` stays, and the error says what was missing."""
+    records = iter(records)
+    first = next(records, None)
+    if first is None:
+        raise CannotImport(nothing)
     try:
-        count = write_capture(path, records)
+        count = write_capture(path, chain([first], records))
     except OSError as error:
         raise CannotImport(f"cannot write {path}: {error.strerror}") from error
     print(f"{count} records in {path}")

@@ -50,6 +50,8 @@ class Backend(ABC):
     """Whether discarded blocks read as zeros."""
     parallel: int = 4
     """How many requests of a slow backend may be under way at once, each in a thread."""
+    files: tuple[Path, ...] = ()
+    """What the blocks live in, as far as that is files of ours: nobody else may write over them."""
     on_resize: Callable[[], None] | None = None
     """Called, from any thread, after ``size`` has changed."""
 

@@ -57,6 +57,7 @@ class FaultyBackend(Backend):
         self.base = base
         self.faults = list(faults)
         self.size = base.size
+        self.files = base.files
         self.block_size = base.block_size
         self.read_only = base.read_only
         self.can_discard = base.can_discard

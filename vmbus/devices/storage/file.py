@@ -14,6 +14,8 @@ import fcntl
 import os
 import stat
 import struct
+import time
+from pathlib import Path
 from typing import Any
 
 from vmbus.devices.storage.backend import Backend, BackendError, errno_error, parse_size
@@ -26,6 +28,8 @@ _BLKGETSIZE64 = 0x80081272
 _BLKZEROOUT = 0x127F
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _RWF_DSYNC = getattr(os, "RWF_DSYNC", 0)
+
+_LOCK_SECONDS = 0.5
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -41,6 +45,7 @@ class FileBackend(Backend):
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         """Raises ``OSError`` if it cannot be opened and :class:`BackendError` if it is no possible disk."""
         self.path = path
+        self.files = (Path(path),)
         self.read_only = read_only
         self.fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
         try:
@@ -48,6 +53,7 @@ class FileBackend(Backend):
             self._is_device = stat.S_ISBLK(mode)
             if not self._is_device and not stat.S_ISREG(mode):
                 raise BackendError(f"{path} is neither a file nor a block device")
+            lock_image(self.fd, path, shared=read_only)
             self.size = self._measure()
             if not self.size:
                 raise BackendError(f"{path} is too small for a disk: it has less than {self.block_size} bytes")
@@ -186,6 +192,29 @@ class FileBackend(Backend):
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def lock_image(fd: int, path: str, *, shared: bool) -> None:
+    """Keep every other host, and every other disk of this one, from writing an image that is in use.
+
+    The lock ends with the descriptor, so that a host that was killed leaves none. Readers share theirs. An open that
+    is refused is tried again for a moment: udev holds block devices as long while it looks at them, and so does a host
+    that is about to end. Raises :class:`BackendError`.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                use = "is written" if shared else "is in use"
+                raise BackendError(f"{path} {use} by another disk, of this host or of another one") from None
+            time.sleep(0.05)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                return  # a file system without locks
+            raise
 
 
 def open_params(params: str, read_only: bool) -> FileBackend:

@@ -15,10 +15,12 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from vmbus.devices.storage.backend import Backend, BackendError, open_backend
 from vmbus.devices.storage.buffers import Views, advance, cut, total_length
+from vmbus.devices.storage.file import lock_image
 
 CLUSTER = 64 << 10
 RWF_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
@@ -35,6 +37,7 @@ class OverlayBackend(Backend):
         self.size = base.size
         self.block_size = base.block_size
         self.path = path
+        self.files = (*base.files, Path(path)) if path else base.files
         clusters = -(-self.size // CLUSTER)
         self._data_end = clusters * CLUSTER
         whole = self._data_end + -(-(clusters + 7) // 8 // mmap.PAGESIZE) * mmap.PAGESIZE + mmap.PAGESIZE
@@ -43,6 +46,11 @@ class OverlayBackend(Backend):
             self.fd = os.open(f"/proc/self/fd/{self._file.fileno()}", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             self._file.close()
+            raise
+        try:
+            lock_image(self.fd, str(path), shared=False)
+        except BackendError:
+            self._release_files()
             raise
         found = os.fstat(self.fd).st_size
         if found not in (0, whole):

@@ -24,6 +24,7 @@ class PowerCutBackend(Backend):
     def __init__(self, base: Backend) -> None:
         self.base = base
         self.size = base.size
+        self.files = base.files
         self.block_size = base.block_size
         self.flushes = 0
         self.has_power = True

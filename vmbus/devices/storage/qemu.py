@@ -30,6 +30,7 @@ class QemuBackend(NbdBackend):
         if not Path(path).is_file():
             raise BackendError(f"{path} does not exist")
         self.path = path
+        self.files = (Path(path),)
         self._directory = Path(tempfile.mkdtemp(prefix="vmbus-nbd-"))
         socket = self._directory / "socket"
         command = [program, "--format", image_format, "--socket", str(socket), "--discard", "unmap"]
