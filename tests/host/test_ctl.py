@@ -142,17 +142,19 @@ def test_a_second_disk_goes_onto_the_controller_that_is_there_and_away_again(
     assert watched.ask("add-scsi", disks=[str(other)]) == []
     assert list(watched.ask("inspect", path="devices/scsi/state/units")) == ["0:0:0", "0:0:1"]
     with pytest.raises(CtlFailed, match="already"):
-        watched.ask("add-scsi", disks=[f"{other},lun=1"])
+        watched.ask("add-scsi", disks=["memory:1M,lun=1"])
     watched.ask("remove", name="scsi/0:0:1")
     assert list(watched.ask("inspect", path="devices/scsi/state/units")) == ["0:0:0"]
 
 
-def test_a_disk_is_resized_and_a_disc_changed(watch: Callable[..., Watched], disk: str) -> None:
+def test_a_disk_is_resized_and_a_disc_changed(watch: Callable[..., Watched], disk: str, tmp_path: Path) -> None:
     watched = watch(make_devices(disks=[disk, ",dvd"]))
     assert watched.ask("resize", unit="scsi/0:0:0", size="2M") == {"size": 2 << 20}
     assert os.stat(disk).st_size == 2 << 20
+    disc = tmp_path / "disc.iso"
+    disc.write_bytes(bytes(2 << 20))
     for command, blocks in (("insert", 1024), ("eject", 0)):
-        watched.ask(command, unit="scsi/0:0:1", file=disk)
+        watched.ask(command, unit="scsi/0:0:1", file=str(disc))
         assert watched.ask("inspect", path="devices/scsi/state/units/0:0:1/blocks") == blocks
     with pytest.raises(CtlFailed, match="not a DVD drive"):
         watched.ask("eject", unit="scsi/0:0:0")
@@ -238,8 +240,9 @@ def test_a_tree_is_shown_indented_with_empty_parts_in_one_line() -> None:
 
 
 def test_the_hosts_command_opens_the_socket_and_dumps_its_flight_recorder(tmp_path: Path) -> None:
-    address = f"unix:{tmp_path / 's'}"
-    command = [sys.executable, "-m", "vmbus", "host", address, "--device", "echo", "--flight", "1"]
+    address, image = f"unix:{tmp_path / 's'}", tmp_path / "disk.img"
+    image.write_bytes(bytes(4096))
+    command = [sys.executable, "-m", "vmbus", "host", address, "--scsi", str(image), "--flight", "1"]
     host = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert host.stdout is not None and host.stdout.readline().startswith("listening")
@@ -247,6 +250,8 @@ def test_the_hosts_command_opens_the_socket_and_dumps_its_flight_recorder(tmp_pa
         for name in ("one", "two"):
             assert main(["ctl", address, "dump", str(tmp_path / name)]) == 0
             assert b"look here" in (tmp_path / name).read_bytes()
+        assert main(["ctl", address, "dump", str(image)]) == 1
+        assert image.read_bytes() == bytes(4096)
     finally:
         host.terminate()
         assert host.wait(20) == 0

@@ -29,8 +29,8 @@ def check_output(target: Path, *inputs: Path) -> None:
         return
     for source in inputs:
         if _identity(source, 0) == written:
-            same = "" if source == target else f", which is the same file as {source}"
-            raise OutputIsInput(f"{target}{same} is read here: it cannot be written over")
+            same = "" if source == target else f"the same file as {source}, "
+            raise OutputIsInput(f"cannot write {target}: it is {same}what this command reads")
 
 
 def _identity(path: Path, standard: int) -> tuple[int, ...] | None:

@@ -5,6 +5,7 @@ Our guest does not reconnect by itself: it is made to say hello again, as Linux 
 
 from __future__ import annotations
 
+import fcntl
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 from vmbus.devices.catalog import stand_in
 from vmbus.devices.device import Device
+from vmbus.devices.storage.controller import StorageController
+from vmbus.devices.storage.file import FileBackend
 from vmbus.drivers.disk import Disk
 from vmbus.drivers.network import NetworkCard, NetworkDriver
 from vmbus.drivers.storage import FIRST_UNIT, StorageDriver
@@ -33,6 +36,14 @@ class FourChannels(StorageDriver):
         super().__init__(subchannels=3)
 
 
+def _unlock(device: Device) -> None:
+    """Let go of the images as the kernel does when a process is killed."""
+    if isinstance(device, StorageController):
+        for unit in device.units.values():
+            if isinstance(unit.backend, FileBackend):
+                fcntl.flock(unit.backend.fd, fcntl.LOCK_UN)
+
+
 class Restarts:
     """Hosts that follow each other, with devices from ``make``, and one guest with four processors."""
 
@@ -45,7 +56,8 @@ class Restarts:
         self.guest.boot()
 
     def _start(self) -> None:
-        self.host = Host(self.make(), servicing=Servicing(self.state, stand_in))
+        servicing = Servicing(self.state, stand_in)
+        self.host = Host(self.make(), servicing=servicing)
         self._thread = LoopThread(self.host.loop, "vmbus-host")
         self._thread.start()
         self._is_running = True
@@ -65,6 +77,8 @@ class Restarts:
             self.host.servicing = None
             for slot in self.host.slots:
                 slot.device.close = lambda: None  # type: ignore[method-assign]
+            for slot in (*self.host.slots, *self.host.leaving):
+                _unlock(slot.device)
         self.guest.loop.unwatch(self.guest._connection.fileno())
         self.host.close()
         self._is_running = False
