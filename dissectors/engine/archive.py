@@ -25,6 +25,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,9 @@ from dissectors.engine.decoded import Decoded
 from dissectors.engine.dialect import COMPLETION, Dialect
 from dissectors.engine.plane import ControlState
 from dissectors.engine.session import MAX_PENDING, Session
+from dissectors.engine.span import Partners, SpanColumns, belongs_to_channel, is_marked
 from dissectors.engine.traffic import Traffic
-from vmbus.capture.columns import RecordMark
+from vmbus.capture.columns import Columns, RecordMark
 from vmbus.capture.store import CaptureStore
 from vmbus.wire.capture import HEADER_SIZE, RecordKind
 from vmbus.wire.protocols import Protocol
@@ -91,6 +93,19 @@ class Archive:
     def channel_of_message(self, index: int) -> ChannelLife | None:
         """The channel that a control message is about."""
         return self._of_message.get(index)
+
+    def span(self, first: int, last: int) -> ArchiveSpan:
+        """The records from ``first`` up to ``last``, for a filter that looks at columns."""
+        return ArchiveSpan(self, first, last)
+
+    def partners(self, first: int, last: int) -> NDArray[np.int64]:
+        """``partner`` of the records from ``first`` up to ``last``."""
+        return np.array(self._partners[first:last], np.int64)
+
+    def lives_of(self, channel_id: int) -> tuple[list[int], list[ChannelLife]]:
+        """The indices of the records in which the lives of a channel begin, and these lives."""
+        starts, lives = self._lives.get(channel_id, ([], []))
+        return list(starts), list(lives)
 
     # Records in
 
@@ -194,6 +209,76 @@ class Archive:
         if area is None or self.store.columns.length[index] < HEADER_SIZE + 4:
             return -1
         return int(_WORD.unpack_from(area, at)[0])
+
+
+class ArchiveSpan:
+    """A run of an archive's records as columns: see ``dissectors.engine.span``. What answers a request is known."""
+
+    def __init__(self, archive: Archive, first: int, last: int) -> None:
+        self.columns = cast("SpanColumns", _Slice(archive.store.columns, first, last))
+        self.first = first
+        self._archive = archive
+        self._last = last
+        self._all = archive.partners(first, last)
+        self._lives: tuple[NDArray[np.int32], list[ChannelLife | None]] | None = None
+
+    def __len__(self) -> int:
+        return self._last - self.first
+
+    def lives(self) -> tuple[NDArray[np.int32], list[ChannelLife | None]]:
+        if self._lives is None:
+            self._lives = self._find_lives()
+        return self._lives
+
+    def _find_lives(self) -> tuple[NDArray[np.int32], list[ChannelLife | None]]:
+        columns = self.columns
+        codes = np.zeros(len(self), np.int32)
+        found: list[ChannelLife | None] = [None]
+        spoken = np.flatnonzero(belongs_to_channel(columns))
+        channels, inverse = np.unique(columns.channel[spoken], return_inverse=True)
+        for place, channel_id in enumerate(channels.tolist()):
+            mine = spoken[inverse == place]
+            starts, lives = self._archive.lives_of(channel_id)
+            before = max(bisect_right(starts, self.first) - 1, 0)
+            for number, (start, life) in enumerate(zip(starts[before:], lives[before:], strict=False)):
+                since = start - self.first if number else 0
+                if since >= len(self):
+                    break
+                codes[mine[mine >= since]] = len(found)
+                found.append(life)
+        return codes, found
+
+    def partners(self) -> Partners:
+        columns, index = self.columns, np.arange(self.first, self._last)
+        is_packet = columns.kind == _PACKET
+        requests = np.where(self._all < index, self._all, -1)
+        responses = np.where(self._all > index, self._all, -1)
+        latency = np.zeros(len(self), np.int64)
+        paired = np.flatnonzero(is_packet & (self._all >= 0))
+        waited = self._archive.store.columns.time[self._all[paired]] - columns.time[paired]
+        latency[paired] = np.where(responses[paired] >= 0, waited, -waited)
+        return Partners(requests, responses, latency)
+
+    def unsure(self) -> NDArray[np.bool_]:
+        """What is not sound, data outside the ring that other such data answers, and channels without a life."""
+        columns, index = self.columns, np.arange(self.first, self._last)
+        codes, _ = self.lives()
+        is_answered: NDArray[np.bool_] = (columns.kind == _EXTERNAL) & (self._all > index)
+        has_no_life: NDArray[np.bool_] = belongs_to_channel(columns) & (codes == 0)
+        found: NDArray[np.bool_] = is_marked(columns, RecordMark.PROBLEM) | is_answered | has_no_life
+        return found
+
+
+class _Slice:
+    """Columns of a run of records."""
+
+    def __init__(self, columns: Columns, first: int, last: int) -> None:
+        self._columns = columns
+        self._run = slice(first, last)
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        found: NDArray[Any] = getattr(self._columns, name)[self._run]
+        return found
 
 
 class _KnownState(ControlState):

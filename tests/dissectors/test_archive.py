@@ -9,6 +9,7 @@ import pytest
 from dissectors.engine.archive import Archive, ArchiveReader
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.session import Session
+from dissectors.filters import Filter
 from vmbus.capture.reader import CaptureReader
 from vmbus.capture.store import CaptureStore
 
@@ -52,3 +53,24 @@ def test_the_traffic_of_a_channel_adds_up() -> None:
         assert traffic.completed == len(latencies)
         if latencies:
             assert traffic.percentile_ns(100) == pytest.approx(latencies[-1], rel=0.1)
+
+
+@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.parent.name)
+def test_a_filter_over_columns_finds_what_it_finds_record_by_record(path: Path) -> None:
+    archive = archive_of(path)
+    reader = ArchiveReader(archive)
+    for text in (
+        "vstor.cdb.opcode == READ_10 && latency > 50us",
+        "response || latency < 100us",
+        '!(channel ~ "net" || request)',
+        "channel.id == 3 && protocol != signal",
+        "rndis.message_type == QUERY || oid",
+    ):
+        wanted = Filter(text)
+        expected = [index for index in range(len(archive)) if wanted(reader.item(index))]
+        found: list[int] = []
+        for first in range(0, len(archive), 97):
+            may, must = wanted.narrow(archive.span(first, min(first + 97, len(archive))))
+            assert not (must & ~may).any()
+            found += [first + at for at in may.nonzero()[0].tolist() if must[at] or wanted(reader.item(first + at))]
+        assert found == expected
