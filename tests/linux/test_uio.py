@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,10 +80,10 @@ def debian(
     Their channels have monitor ids where the kernel wants that.
     """
 
-    def start(**devices: object) -> tuple[RunningHost, Shell]:
+    def start(**devices: Any) -> tuple[RunningHost, Shell]:
         devices.setdefault("monitor_latency", LATENCY if needs_monitor_id else None)
         disks = [f"overlay:{debian_base}", f"{package_image},readonly"]
-        host = running_host(make_devices(disks=disks, **devices))  # type: ignore[arg-type]
+        host = running_host(make_devices(disks=disks, **devices))
         shell = Shell(linux_guest(host.address, root="/dev/sda", append=["quiet"], memory="512M"))
         shell.log_in()
         run(shell, "mount -o ro /dev/sdb /mnt; cd /mnt; export LD_LIBRARY_PATH=/mnt PYTHONDONTWRITEBYTECODE=1")
@@ -135,6 +136,16 @@ def test_the_network_card_works_over_the_buffers_that_the_kernel_shared(debian: 
         told = run(shell, f"python3 uio_in_guest.py card 10.7.0.1 2000000 {queues}")
         assert told["card"][1:] == ["V61", queues]
         assert told["stream"] == ["2000000", "same"] and told["left"] == ["0"]
+
+
+def test_a_disk_works_in_pages_of_the_kernels_buffer(debian: StartDebian) -> None:
+    host, shell = debian()
+    (controller,) = make_devices(disks=["memory:64M,controller=1"], monitor_latency=LATENCY)
+    host.in_host(lambda: host.host.plug(controller))
+    told = run(shell, "sleep 1; python3 uio_in_guest.py disk 200")
+    assert told["disk"][0] == str((64 << 20) // 512) and told["compared"] == ["200"] and told["left"] == ["0"]
+    mounted = shell.run("python3 -c 'from vmbus.transport.uio import *; [bind(d) for d in list_devices()]'")
+    assert mounted.status == 1 and mounted.output[-1].endswith("has a disk that is in use: /, /mnt")
 
 
 def test_the_command_lists_binds_drives_records_and_gives_back(debian: StartDebian, tmp_path: Path) -> None:

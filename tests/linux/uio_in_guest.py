@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 
 from vmbus import native
+from vmbus.drivers.disk import Disk
+from vmbus.drivers.driver import DriverError
 from vmbus.drivers.echo import ECHO_INTERFACE, EchoDriver, EchoLoad, exchange
 from vmbus.drivers.network import NetworkCard, NetworkDriver
+from vmbus.drivers.storage import StorageDriver
 from vmbus.errors import VmbusError
 from vmbus.guest.uio import UioBus
-from vmbus.transport.uio import find_device
-from vmbus.wire.guids import NETWORK
+from vmbus.transport.uio import find_device, list_devices
+from vmbus.transport.uio.binding import mounts_of
+from vmbus.wire.guids import NETWORK, SCSI
 
 
 def echo(packets: str, largest: str, window: str) -> None:
@@ -48,10 +52,29 @@ def card(gateway: str, size: str, queues: str) -> None:
         driver.shut_down()
 
 
+def disk(blocks: str) -> None:
+    """Write blocks of the disk, read them back, and compare; the requests name pages of the kernel's receive buffer."""
+    found = next(device for device in list_devices() if device.interface_id == SCSI and not mounts_of(device))
+    with UioBus.of(found, bind_it=True) as bus:
+        driver = StorageDriver()
+        bus.attach(driver)
+        one = Disk(bus.wait(driver.ready), bus.pages, bus.wait).open()
+        print(f"disk {one.blocks} {one.inquiry().product.decode().strip()}")
+        chance = random.Random(2)
+        for _ in range(int(blocks)):
+            lba, count = chance.randrange(one.blocks - 256), chance.choice((1, 8, 256))
+            data = chance.randbytes(count * one.block_size)
+            one.write(lba, data)
+            if one.read(lba, count) != data:
+                raise DriverError(f"{count} blocks at {lba} were read back differently")
+        one.flush()
+        print(f"compared {blocks}")
+
+
 def main() -> None:
     command, *arguments = sys.argv[1:]
     try:
-        {"echo": echo, "card": card}[command](*arguments)
+        {"echo": echo, "card": card, "disk": disk}[command](*arguments)
     except VmbusError as error:
         print(f"{type(error).__name__}: {error}")
         sys.exit(1)

@@ -19,7 +19,7 @@ def test_frames_cross_through_the_buffers_that_are_there(open_bus: OpenBus) -> N
     driver = NetworkDriver()
     bus.attach(driver)
     bus.wait(driver.ready)
-    assert driver.largest_send == 0, "the host may cut only what lies in pages of ours"
+    assert not bus.can_name_pages and driver.largest_send == 0, "the host may cut only what lies in pages of ours"
     card = NetworkCard(bus, driver, "10.7.0.2")
     assert card.ping("10.7.0.1", 1400) > 0
     data = bytes(range(256)) * 1000

@@ -18,8 +18,9 @@ from vmbus.transport.uio import (
     list_devices,
     release,
 )
+from vmbus.transport.uio.binding import mounts_of
 from vmbus.transport.uio.sysfs import read_subchannels
-from vmbus.wire.guids import NETWORK
+from vmbus.wire.guids import NETWORK, SCSI
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +67,16 @@ def test_binding_names_the_driver_for_this_device_alone(machine: Machine) -> Non
     assert (machine.bus / "drivers/hv_netvsc/unbind").read_text() == str(CARD)
     assert (machine.bus / "drivers/uio_hv_generic/bind").read_text() == str(CARD)
     assert not (machine.bus / "drivers/uio_hv_generic/new_id").exists()
+
+
+def test_a_disk_that_is_mounted_stays_where_it_is(machine: Machine, tmp_path: Path) -> None:
+    disk = machine.add(SCSI, OTHER, driver="hv_storvsc")
+    partition = disk.directory / "host0/target0:0:0/0:0:0:0/block/sda/sda1"
+    partition.mkdir(parents=True)
+    (partition / "dev").write_text("8:1\n")
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text("22 1 8:1 / /srv rw,relatime - ext4 /dev/sda1 rw\n23 1 8:16 / /mnt rw - ext4 /dev/sdb rw\n")
+    assert mounts_of(disk, mounts) == ["/srv"]
 
 
 def test_a_kernel_without_the_driver_says_so(machine: Machine) -> None:

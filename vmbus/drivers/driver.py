@@ -113,9 +113,9 @@ class DriverBus(Protocol):
 
     @property
     def can_name_pages(self) -> bool:
-        """Whether packets may name pages of ours (GPA direct); in user space nobody knows where a page is.
+        """Whether packets may name pages of ours (GPA direct): user space seldom knows where a page is.
 
-        Without that, ``memory`` and ``pages`` are empty.
+        Without that, ``memory`` and ``pages`` raise a ``VmbusError``.
         """
         ...
 

@@ -12,8 +12,9 @@ The kernel has made the rings, opened the channel, and shared a receive and a se
 to a :class:`~vmbus.channel.Channel`. One file descriptor interrupts for all channels of the device. The host is
 signalled by the channel's bit in the monitor page or, if it has none, by the kernel.
 
-User space does not know the addresses of its own memory, so packets cannot name pages of it: what a driver can share
-are the kernel's two buffers. A network card needs no more; a disk does.
+What a driver can share are the kernel's two buffers. A network card needs no more. A disk's requests name pages: user
+space does not know where its own lie, but root is told where those of the receive buffer do, and a driver that has no
+other use for that buffer takes its pages from there.
 
 Sources: Linux 6.12 ``drivers/uio/uio_hv_generic.c``; DPDK ``drivers/bus/vmbus/vmbus_channel.c`` (``vmbus_set_event``),
 ``linux/vmbus_uio.c`` (``vmbus_uio_get_subchan``: subchannels appear in sysfs, and nothing tells of it).
@@ -38,7 +39,8 @@ from vmbus.monitor_page import MonitorPageView
 from vmbus.pages import PageAllocator
 from vmbus.ring.pair import divide_ring_pair
 from vmbus.tap import Direction, NoteKind, Tap
-from vmbus.transport.uio import ChannelFile, DeviceGone, SysfsDevice, UioFile, UioMap, bind
+from vmbus.transport.uio import ChannelFile, DeviceGone, SysfsDevice, UioError, UioFile, UioMap, bind
+from vmbus.transport.uio.pages import BufferMemory, BufferPages, frames_of
 from vmbus.transport.uio.sysfs import read_subchannels
 from vmbus.wire import control
 from vmbus.wire.control_values import Status
@@ -70,7 +72,6 @@ class KernelBuffer:
 class UioBus:
     """The bus of one device; everything happens in its loop's thread. ``gone`` is the error once the device is."""
 
-    can_name_pages = False
     processors = 1
 
     def __init__(
@@ -87,12 +88,14 @@ class UioBus:
         self.loop = loop or Loop()
         self.tap = tap
         self.gone: VmbusError | None = None
-        self.memory = GuestMemory.create(PAGE_SIZE, "vmbus-none")
-        self.pages = PageAllocator(self.memory)
         self.channels: dict[int, Channel] = {}
         self._left: set[int] = set()
         self._file = file
         self._pure = pure
+        self._no_memory = GuestMemory.create(PAGE_SIZE, "vmbus-none")
+        self._pages: PageAllocator | None = None
+        self._page_mapping: Mapping | None = None
+        self._shared: set[UioMap] = set()
         self._driver: Driver | None = None
         self._owns_loop = loop is None
         self._monitor_page: MonitorPageView | None = None
@@ -151,7 +154,7 @@ class UioBus:
         channel = self.channels[offer.channel_id] = Channel(
             ChannelIdentity(offer.channel_id, offer.interface_id, offer.instance_id, offer.subchannel_index),
             rings=rings,
-            memory=self.memory,
+            memory=self._no_memory,
             loop=self.loop,
             signal=self._signal_of(offer),
             receives=Direction.HOST_TO_GUEST,
@@ -213,6 +216,34 @@ class UioBus:
 
     # Memory
 
+    @property
+    def can_name_pages(self) -> bool:
+        """Whether :attr:`pages` has any: for root, on a device whose receive buffer has no other use."""
+        try:
+            return self.pages.free_pages > 0
+        except VmbusError:
+            return False
+
+    @property
+    def pages(self) -> PageAllocator:
+        """Pages that packets may name: those of the receive buffer. :class:`UioError` when that cannot be."""
+        if self._pages is None:
+            if UioMap.RECEIVE_BUFFER in self._shared:
+                raise UioError(f"{self.offer}: its receive buffer is in use as such, no pages of it can be named")
+            mapping = self._file.map(UioMap.RECEIVE_BUFFER)
+            try:
+                pfns = frames_of(mapping.view)
+            except UioError:
+                mapping.close()
+                raise
+            self._page_mapping = mapping
+            self._pages = BufferPages(BufferMemory(mapping, pfns), pfns)
+        return self._pages
+
+    @property
+    def memory(self) -> GuestMemory:
+        return self.pages.memory
+
     def share_buffer(self, channel: Channel, use: BufferUse, pages: int) -> Promise[SharedBuffer]:
         """The kernel's buffer for that use, whatever its size: 31 MiB to receive in, 16 MiB to send from."""
         shared: Promise[SharedBuffer] = Promise()
@@ -220,7 +251,10 @@ class UioBus:
         try:
             if self.gone is not None:
                 raise self.gone
+            if which is UioMap.RECEIVE_BUFFER and self._pages is not None:
+                raise DriverError("the receive buffer is in use for its pages")
             gpadl_id = self._file.gpadl(which)
+            self._shared.add(which)
             shared.resolve(KernelBuffer(self._file.map(which), gpadl_id))
         except VmbusError as error:
             shared.reject(error)
@@ -265,6 +299,10 @@ class UioBus:
         if self._driver is not None:
             self._driver.detach()
             self._driver = None
+        if self._pages is not None and self._page_mapping is not None:
+            self._pages.memory.close()
+            self._page_mapping.close()
+            self._pages = self._page_mapping = None
         if self._monitor_page is not None and self._monitor_mapping is not None:
             self._monitor_page.release()
             self._monitor_mapping.close()
@@ -279,7 +317,7 @@ class UioBus:
         self.loop.unwatch(self._file.fileno())
         self._leave_channels()
         self._file.close()
-        self.memory.close()
+        self._no_memory.close()
         if self._owns_loop:
             self.loop.close()
 

@@ -127,7 +127,7 @@ class BringUp:
         answer = yield driver.nvsp.ask(channel, NvspMessageType.SEND_SEND_BUFFER, offered, driver.version)
         if not isinstance(answer, NvspSendSendBufferComplete) or answer.status != NvspStatus.SUCCESS:
             raise DriverError("the host refuses the send buffer")
-        driver.area = SendArea(bus.memory, bus.pages, send, answer.section_size)
+        driver.area = SendArea(send, answer.section_size)
         driver.data_message = build_message(
             NvspMessageType.SEND_RNDIS_PACKET, driver.nvsp.packet(ChannelType.DATA, 0, 0), driver.version
         )
@@ -151,7 +151,7 @@ class BringUp:
         if driver.wants_large and bus.can_name_pages and offered.lso_v2_ipv4_encapsulation:
             assert driver.area is not None
             driver.largest_send = min(offered.lso_v2_ipv4_max_size, 0xFFFF)
-            driver.area.add_slots(LARGE_SLOTS)
+            driver.area.add_slots(bus.memory, bus.pages, LARGE_SLOTS)
         yield driver.set(Oid.TCP_OFFLOAD_PARAMETERS, self._offloads().build())
 
     def _offloads(self) -> NdisOffloadParameters:

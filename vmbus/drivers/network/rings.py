@@ -29,7 +29,7 @@ SLOT_PAGES: Final = 17
 class SendArea:
     """Sections for short messages, slots for long ones; each is taken, and given back when the host is done with it."""
 
-    def __init__(self, memory: GuestMemory, pages: PageAllocator, sections: SharedBuffer, section_size: int) -> None:
+    def __init__(self, sections: SharedBuffer, section_size: int) -> None:
         if not 1500 <= section_size <= len(sections.view):
             raise DriverError(f"the host divides the send buffer into sections of {section_size} bytes")
         self.section_size = section_size
@@ -37,13 +37,12 @@ class SendArea:
         self.free_sections = list(range(len(sections.view) // section_size))
         self._slots: list[PageBuffer] = []
         self.free_slots: list[int] = []
-        self._memory, self._pages = memory, pages
 
-    def add_slots(self, count: int) -> None:
+    def add_slots(self, memory: GuestMemory, pages: PageAllocator, count: int) -> None:
         """Make slots for frames that the host is to cut."""
         for _ in range(count):
             self.free_slots.append(len(self._slots))
-            self._slots.append(PageBuffer(self._memory, self._pages, SLOT_PAGES))
+            self._slots.append(PageBuffer(memory, pages, SLOT_PAGES))
 
     def put_message(self, section: int, message: bytes) -> None:
         """Put a control message into a section."""

@@ -14,8 +14,9 @@ import errno
 from pathlib import Path
 
 from vmbus.transport.uio.errors import NotBound, UioError
-from vmbus.transport.uio.sysfs import UIO_DRIVER, SysfsDevice, read_device
+from vmbus.transport.uio.sysfs import UIO_DRIVER, SysfsDevice, read_device, read_text
 
+MOUNTS = Path("/proc/self/mountinfo")
 _ENOTSUPP = 524  # the kernel's own, unknown to libc
 
 
@@ -30,11 +31,13 @@ def require_bound(device: SysfsDevice) -> SysfsDevice:
 def bind(device: SysfsDevice) -> SysfsDevice:
     """Take the device from its driver and hand it to user space; return how it looks then.
 
-    Its disks or network interfaces vanish with the driver. Raises :class:`UioError` when the kernel refuses; the device
-    is then with the driver that it was with before.
+    Its disks or network interfaces vanish with the driver. Raises :class:`UioError` when one of its disks is mounted,
+    or when the kernel refuses; the device is then with the driver that it was with before.
     """
     if device.driver == UIO_DRIVER:
         return require_bound(device)
+    if mounted := mounts_of(device):
+        raise UioError(f"{device} has a disk that is in use: {', '.join(mounted)}")
     drivers = _bus(device) / "drivers"
     if not (drivers / UIO_DRIVER).is_dir():
         raise UioError(f"the kernel has no {UIO_DRIVER}: `modprobe {UIO_DRIVER}` loads it if it was built")
@@ -58,6 +61,14 @@ def release(device: SysfsDevice) -> SysfsDevice:
     if now.driver in ("", UIO_DRIVER):
         _write(_bus(device) / "drivers_probe", device.directory.name)
     return _again(device)
+
+
+def mounts_of(device: SysfsDevice, mounts: Path = MOUNTS) -> list[str]:
+    """Where file systems on the device's disks and their partitions are mounted."""
+    disks = [*device.directory.glob("host*/target*/*/block/*"), *device.directory.glob("host*/target*/*/block/*/*")]
+    numbers = {number for disk in disks if (number := read_text(disk / "dev"))}
+    lines = (line.split() for line in read_text(mounts, 1 << 20).splitlines())
+    return [fields[4] for fields in lines if len(fields) > 4 and fields[2] in numbers]
 
 
 def _bus(device: SysfsDevice) -> Path:

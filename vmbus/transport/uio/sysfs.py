@@ -137,11 +137,11 @@ def read_monitor(directory: Path) -> tuple[int, int]:
     return monitor_id, 1
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, longest: int = _LONGEST) -> str:
     """An attribute's text; empty when it cannot be read."""
     try:
         with path.open("rb") as file:
-            return file.read(_LONGEST).decode(errors="replace").strip()
+            return file.read(longest).decode(errors="replace").strip()
     except OSError:
         return ""
 
