@@ -178,6 +178,7 @@ def command(
             check_output(state, *disks)
         if capture:
             check_output(Path(capture), *disks, *([state] if state is not None else ()))
+        servicing = None if state is None else Servicing(state, stand_in)
         recorder = None
         if capture or stream or flight:
             stream_path = parse_address(stream, schemes=("unix",)).params if stream else ""
@@ -192,7 +193,6 @@ def command(
                 flight_file=flight_file,
             )
             recorder = stack.enter_context(Recorder(plan))
-        servicing = None if state is None else Servicing(state, stand_in)
         host = Host(
             devices,
             tap=recorder.tap if recorder is not None else None,

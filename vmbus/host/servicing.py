@@ -16,6 +16,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,8 @@ from vmbus import __version__
 from vmbus.channel import Channel
 from vmbus.gpadl import Gpadl
 from vmbus.host.bus import DeviceSlot
-from vmbus.host.journal import ChannelDebt, Debts, Journal, check_journal, read_journal
-from vmbus.host.state_document import BadHostState, read_document, upgraded_device, write_document
+from vmbus.host.journal import ChannelDebt, Debts, Journal, JournalError, check_journal, read_journal
+from vmbus.host.state_document import BadHostState, check_writable, read_document, upgraded_device, write_document
 from vmbus.ring import RingPacket
 from vmbus.ring.packet import COMPLETION, TRANSFER_PAGES, OutgoingPacket
 from vmbus.state_format import State
@@ -77,15 +78,17 @@ class Servicing:
     def __init__(self, path: Path, stand_in: StandIn = lambda interface_id, instance_id: None) -> None:
         """Read what is at ``path``; ``stand_in`` makes a device for one that the guest uses and this host lacks.
 
-        Raises ``BadHostState`` if there is something else than a host's state.
+        Raises ``BadHostState`` if there is something else than a host's state, or if none can be written there.
         """
         self.path = path
+        self._is_failing = False
         self._stand_in = stand_in
         self.journal: Journal | None = None
         self.device_states: dict[UUID, Any] = {}
         """As the last checkpoint has them."""
         self._journal_path = path.with_name(path.name + ".journal")
         self._saved = self._load()
+        check_writable(path)
 
     def _load(self) -> State | None:
         document = read_document(self.path)
@@ -119,20 +122,42 @@ class Servicing:
     def begin(self, partition: HostPartition) -> None:
         """A new guest: what is known of another one is worth nothing any more."""
         self._saved = None
-        self._start_journal({})
+        try:
+            self._start_journal({})
+        except (BadHostState, JournalError) as error:
+            self._cannot_keep(error)
         self.checkpoint(partition)
 
     def _start_journal(self, debts: Debts) -> None:
-        """A new journal, which takes the old one's place only when everything is in it."""
+        """A new journal, which takes the old one's place only when everything is in it.
+
+        Raises ``BadHostState`` or ``JournalError`` if it cannot be written; there is none then.
+        """
         if self.journal is not None:
             self.journal.close()
+            self.journal = None
         fresh = self._journal_path.with_name(self._journal_path.name + ".new")
-        self.journal = Journal(fresh)
-        self.journal.adopt(debts)
-        os.replace(fresh, self._journal_path)
+        journal = Journal(fresh)
+        try:
+            journal.adopt(debts)
+            os.replace(fresh, self._journal_path)
+        except OSError as error:
+            journal.close()
+            raise BadHostState(f"cannot write the journal {self._journal_path}: {error.strerror}") from None
+        self.journal = journal
+
+    def _cannot_keep(self, error: Exception) -> None:
+        """The state is not what is true: say so once, and leave none that another process would go on from."""
+        if not self._is_failing:
+            log.warning("%s: the guest cannot go on after a restart of the host", error)
+        self._is_failing = True
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     def watch(self, partition: HostPartition, slot: DeviceSlot, channel: Channel) -> None:
-        """Journal a channel from now on."""
+        """Journal a channel from now on, if there is a journal."""
+        if self.journal is None:
+            return
         channel.journal = _JournalOfChannel(self, partition, slot, channel.channel_id)
 
     def channel_closed(self, channel_id: int) -> None:
@@ -142,7 +167,10 @@ class Servicing:
     # The state
 
     def checkpoint(self, partition: HostPartition, *, clean: bool = False) -> None:
-        """Replace the document by what is true now.  ``clean``: the process ends in good order after it."""
+        """Replace the document by what is true now.  ``clean``: the process ends in good order after it.
+
+        A guest does not suffer from a full disk: what cannot be written is said in the log, and tried again next time.
+        """
         host = partition.host
         if partition.guest_id is None or self.journal is None:
             return
@@ -188,7 +216,11 @@ class Servicing:
                 for channel_id, channel in partition.channels.items()
             },
         }
-        write_document(self.path, document)
+        try:
+            write_document(self.path, document)
+            self._is_failing = False
+        except BadHostState as error:
+            self._cannot_keep(error)
 
     def devices_changed(self, host: Host) -> None:
         """Devices were added or removed: the next process must know before whoever asked for it does."""

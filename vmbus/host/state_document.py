@@ -56,21 +56,40 @@ def read_document(path: Path) -> State | None:
     except UnreadableState as error:
         advice = "take a program that reads it, or remove the state and start the guest anew"
         raise BadHostState(f"{error} ({advice})") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BadHostState(f"cannot read the state {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise BadHostState(f"cannot read the state {path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadHostState(f"{path} is not the state of a host: {error}") from None
     return dict(document)
 
 
+def check_writable(path: Path) -> None:
+    """Try whether a document can be written, as it will be, without touching one that is there.
+
+    Raises ``BadHostState``.
+    """
+    fresh = _fresh(path)
+    try:
+        fresh.write_text("")
+        fresh.unlink()
+    except OSError as error:
+        raise BadHostState(f"cannot write the state {path}: {error.strerror}") from None
+
+
 def write_document(path: Path, document: State) -> None:
     """Replace the file as a whole.  Raises ``BadHostState``."""
-    fresh = path.with_name(path.name + ".new")
+    fresh = _fresh(path)
     try:
         fresh.write_text(json.dumps({"format": FORMAT, "version": DOCUMENT.version, **document}))
         os.replace(fresh, path)
     except OSError as error:
         raise BadHostState(f"cannot write the state {path}: {error.strerror}") from None
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
 
 
 def upgraded_device(saved: dict[str, Any], state_format: StateFormat) -> State:
