@@ -80,3 +80,11 @@ def test_ranges_that_are_remembered_do_not_keep_memory_mapped() -> None:
     gpa_direct_views(memory, build_gpa_direct([GpaRange(PAGE_SIZE, 0, (5,))]))
     memory.close()
     assert memory.closed
+
+
+def test_several_ranges_are_one_buffer() -> None:
+    with GuestMemory.create(PAGES * PAGE_SIZE) as memory:
+        memory.write(0, random.Random(1).randbytes(PAGES * PAGE_SIZE))
+        ranges = [GpaRange(100, 8, (3,)), GpaRange(2 * PAGE_SIZE, 0, (9, 7)), GpaRange(5, 4000, (1,))]
+        quick, thorough = both_ways(memory, build_gpa_direct(ranges))
+        assert quick == thorough and len(quick) == 100 + 2 * PAGE_SIZE + 5

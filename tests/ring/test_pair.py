@@ -10,7 +10,7 @@ import pytest
 from vmbus.memory import GuestMemory, MemoryInUse, OutsideGuestMemory
 from vmbus.pages import PageAllocator
 from vmbus.ring import IN_BAND, InvalidRingMemory, InvalidRingPointer
-from vmbus.ring.pair import map_ring_pair
+from vmbus.ring.pair import divide_ring_pair, map_ring_pair
 
 
 @pytest.fixture
@@ -80,3 +80,11 @@ def test_closing_while_a_view_is_held_is_refused_and_can_be_repeated(memory, pur
     for mapping in pair.mappings:
         mapping.close()
     assert all(mapping.closed for mapping in pair.mappings)
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3])
+def test_a_mapping_without_a_data_page_for_each_ring_is_no_pair_and_is_closed(memory, pages):
+    mapping = memory.map_pages(range(1, 1 + pages))
+    with pytest.raises(InvalidRingMemory):
+        divide_ring_pair(mapping)
+    assert mapping.closed
