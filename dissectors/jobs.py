@@ -65,9 +65,7 @@ class _Job:
         self.output: BinaryIO
         if is_forked:
             self.output = tempfile.TemporaryFile(prefix="vmbus-part-")  # noqa: SIM115 - closed when it was read
-            fork = multiprocessing.get_context("fork")
-            self.process = fork.Process(target=_work, args=(part, work, self.output), daemon=True)
-            self.process.start()
+            self.process = start_process(_work, part, work, self.output)
         else:
             self.output = io.BytesIO()
             work(part, self.output)
@@ -100,9 +98,26 @@ class _Job:
         self.output.close()
 
 
+def start_process(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
+    """Fork a process that leaves interrupts to its parent, and ends with it."""
+
+    def run() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        target(*arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
+    # An interrupt is held until the process is one that ignores it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return process
+
+
 def _work(part: Part, work: Work, output: BinaryIO) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         work(part, output)
         output.flush()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vmbus.devices.storage.backend import parse_size
 from vmbus.errors import VmbusError
 
 if TYPE_CHECKING:
@@ -21,16 +22,20 @@ class NoTerminal(VmbusError):
 def command(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="A capture, - for standard input, unix:PATH for a live stream."),
+        typer.Argument(metavar="SOURCE", help="A capture, a FIFO, - for standard input, unix:PATH for a live stream."),
     ],
     follow: Annotated[bool, typer.Option("--follow", help="Wait for more at the end of a file.")] = False,
+    spool: Annotated[
+        str, typer.Option("--spool", metavar="SIZE", help="Take no more of a stream than this, e.g. 2G; default: all.")
+    ] = "",
 ) -> None:
     """Show a capture or a live stream in the terminal."""
+    limit = parse_size(spool) if spool else 0
     if not sys.stdout.isatty():
         raise NoTerminal("this is not a terminal; 'vmbus read' prints the same records as text")
     from tui.feed import Feed
 
-    show(Feed(source, follow=follow))
+    show(Feed(source, follow=follow, spool_limit=limit))
 
 
 def show(feed: Feed, title: str = "") -> None:

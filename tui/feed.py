@@ -1,7 +1,8 @@
 """Records into the UI: a thread indexes a capture or a stream, and the UI looks at what is there twenty times a second.
 
 Nothing is passed on record by record, and nothing is dropped: a stream is spooled to a temporary file, from which it is
-read like a capture.  The thread works in pieces of a few megabytes, so that the first records show at once.
+read like a capture.  If that file may take no more, the view stops and says so.  The thread works in pieces of a few
+megabytes, so that the first records show at once.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ class Unreadable(VmbusError):
 class Feed:
     """Indexes ``source``: a path, ``-`` or ``unix:PATH``.  Raises ``CannotOpen`` if there is nothing to open.
 
-    With ``follow`` a file may grow.  ``ended`` says why there is nothing more to come, once there is not; ``error`` is
-    what went wrong, if anything did.
+    With ``follow`` a file may grow.  After ``spool_limit`` bytes (0: never) of a stream no more is taken.  ``ended``
+    says why there is nothing more to come, once there is not; ``error`` is what went wrong, if anything did.
     """
 
-    def __init__(self, source: str, *, follow: bool = False) -> None:
+    def __init__(self, source: str, *, follow: bool = False, spool_limit: int = 0) -> None:
         self.source = source
-        self.store = CaptureStore.open(source)
+        self.store = CaptureStore.open(source, spool_limit=spool_limit)
         self.archive = Archive(self.store)
         self.reader = ArchiveReader(self.archive)
         """For the thread of the user interface."""
@@ -69,8 +70,13 @@ class Feed:
             self.error = error
         except OSError as error:
             self.error = Unreadable(f"cannot read {self.source}: {error.strerror or error}")
-        self.ended = str(self.error) if self.error else "end of the stream" if self.is_live else "all read"
+        self.ended = str(self.error) if self.error else self._end()
         self.is_live = False
+
+    def _end(self) -> str:
+        if self.store.is_full:
+            return f"stopped: {self.store.size >> 20:,} MiB are spooled"
+        return "end of the stream" if self.is_live else "all read"
 
     def _step(self) -> bool:
         """Take in the next piece; False if there was nothing new."""

@@ -7,16 +7,14 @@ is found comes out as one process would tell it: by record, and of one record in
 from __future__ import annotations
 
 import heapq
-import multiprocessing
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
 from dissectors.engine import Session
 from dissectors.engine.source import decode_file
-from dissectors.jobs import WorkerDied
+from dissectors.jobs import WorkerDied, start_process
 from dissectors.rules.checker import Checker, Finding
 from dissectors.rules.rule import RULES, Rule
 from vmbus.capture.store import CaptureStore
@@ -53,18 +51,14 @@ class SharedCheck:
 
     def findings(self, progress: Progress, on_damage: Callable[[Damage], None]) -> Iterator[Finding]:
         """What the rules have to say, in order. Raises :class:`WorkerDied`."""
-        fork = multiprocessing.get_context("fork")
         rules = list(RULES.values())
         workers = []
         try:
             for worker in range(self._jobs):
-                ours, theirs = fork.Pipe(duplex=False)
-                share = rules[worker :: self._jobs]
+                ours, theirs = Pipe(duplex=False)
                 told = on_damage if worker == 0 else None
-                process = fork.Process(target=self._work, args=(theirs, share, told), daemon=True)
-                process.start()
+                workers.append((start_process(self._work, theirs, rules[worker :: self._jobs], told), ours))
                 theirs.close()
-                workers.append((process, ours))
             streams = [self._found(ours, progress) for _, ours in workers]
             for found in heapq.merge(*streams):
                 yield found.finding
@@ -92,8 +86,6 @@ class SharedCheck:
             raise WorkerDied("a process that checked the capture died; --jobs 1 does without") from None
 
     def _work(self, connection: Connection, rules: list[Rule], on_damage: Callable[[Damage], None] | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         rank = {name: place for place, name in enumerate(RULES)}
         order = 0
 
