@@ -199,6 +199,12 @@ def test_write_same_fills_blocks_and_zeros_become_holes(image: Callable[[int], F
     assert backend.inspect()["allocated"] == full // 2
 
 
+@pytest.mark.parametrize("size", [256, 1024])
+def test_write_same_takes_one_block_of_data(tester: Initiator, size: int) -> None:
+    outcome = tester.run(WriteSame10(opcode=Opcode.WRITE_SAME_10, lba=0, length=9), data=bytes(size))
+    assert outcome.sense == (ILLEGAL, AdditionalSense.INVALID_FIELD_IN_CDB)
+
+
 def test_write_same_without_a_length_is_refused(tester: Initiator) -> None:
     outcome = tester.run(WriteSame16(opcode=Opcode.WRITE_SAME_16, lba=0, length=0, no_data=1))
     assert outcome.sense == (ILLEGAL, AdditionalSense.INVALID_FIELD_IN_CDB)

@@ -83,6 +83,20 @@ def write_and_verify(unit: ScsiDisk, task: Task) -> Result | None:
     return unit.write(task, *span(task.cdb), durable=True)
 
 
+def first_difference(one: bytes, other: bytes) -> int:
+    """The first byte in which two byte strings of one length differ; -1 if none does."""
+    if one == other:
+        return -1
+    low, high = 0, len(one)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def miscompare(position: int) -> CheckCondition:
     """The medium and the guest's data differ, first at that byte."""
     return CheckCondition(SenseKey.MISCOMPARE, AdditionalSense.MISCOMPARE_DURING_VERIFY, information=position)
@@ -119,14 +133,14 @@ def verify(unit: ScsiDisk, task: Task) -> Result | None:
                 backend.read_into([view], (lba << unit.shift) + position)
             except OSError as error:
                 raise backend_failure(error, writing=False, lba=lba) from error
-            if expected and view != expected[position : position + len(view)]:
-                pairs = zip(view, expected[position:], strict=False)
-                return position + next(index for index, (one, other) in enumerate(pairs) if one != other)
+            piece = expected[position : position + len(view)]
+            if piece and (difference := first_difference(bytes(view), piece)) >= 0:
+                return position + difference
         return -1
 
     def done(difference: int) -> Result:
         if difference >= 0:
-            raise CheckCondition(SenseKey.MISCOMPARE, AdditionalSense.MISCOMPARE_DURING_VERIFY, information=difference)
+            raise miscompare(difference)
         return Result(transferred=sent)
 
     return unit.run(task, work, done, size=len(expected))
@@ -152,8 +166,8 @@ def compare_and_write(unit: ScsiDisk, task: Task) -> Result | None:
         found = bytearray(size)
         with unit.comparing:
             backend.read_into([memoryview(found)], offset)
-            if found != data[:size]:
-                return next(index for index in range(size) if found[index] != data[index])
+            if (difference := first_difference(bytes(found), data[:size])) >= 0:
+                return difference
             backend.write_from([memoryview(data)[size:]], offset)
         return -1
 

@@ -71,7 +71,10 @@ def unmap(unit: ScsiDisk, task: Task) -> Result | None:
 
 
 def write_same(unit: ScsiDisk, task: Task) -> Result | None:
-    """WRITE SAME (10), (16). A length of 0 would mean up to the end; the block limits page says that it is refused."""
+    """WRITE SAME (10), (16): one block of data, no less and no more, unless the command says that there is none.
+
+    A length of 0 would mean up to the end; the block limits page says that it is refused.
+    """
     backend = unit.check_writable()
     cdb = task.cdb
     wide = cdb[0] == Opcode.WRITE_SAME_16
@@ -84,12 +87,11 @@ def write_same(unit: ScsiDisk, task: Task) -> Result | None:
     if not blocks:
         raise invalid_field(10 if wide else 7)
     unit.check_range(lba, blocks, largest=MAX_WRITE_SAME)
-    block = bytes(unit.block_size) if flags & _NO_DATA else task.take(unit.block_size)
-    if len(block) < unit.block_size:
+    sent = 0 if flags & _NO_DATA else unit.block_size
+    if task.length != sent or len(block := task.take(sent)) != sent:
         raise illegal_request(AdditionalSense.INVALID_FIELD_IN_CDB)
     offset, size = lba << unit.shift, blocks << unit.shift
     zeros = not any(block)
-    moved = 0 if flags & _NO_DATA else unit.block_size
 
     def work() -> None:
         if zeros and flags & _UNMAP and backend.discarded_reads_zero:
@@ -99,7 +101,7 @@ def write_same(unit: ScsiDisk, task: Task) -> Result | None:
         else:
             _fill(backend, block, offset, size, lba)
 
-    return unit.run(task, work, lambda _: Result(transferred=moved))
+    return unit.run(task, work, lambda _: Result(transferred=sent))
 
 
 def _fill(backend: Backend, block: bytes, offset: int, size: int, lba: int) -> None:
