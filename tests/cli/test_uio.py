@@ -54,6 +54,7 @@ def test_the_list_can_be_json(sysfs: Path, capsys: pytest.CaptureFixture[str]) -
         (["card"], 1, "is with hv_netvsc, not with uio_hv_generic"),
         (["listen", "bogus"], 2, "no device of this machine's VMBus is bogus"),
         (["listen", "uio0"], 1, "cannot open /dev/uio0"),
+        (["disk", "--unit", "1"], 2, "PATH:TARGET:LUN"),
         (["card", "--size", "9000"], 2, "1472"),
     ],
 )

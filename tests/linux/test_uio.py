@@ -138,20 +138,28 @@ def test_the_network_card_works_over_the_buffers_that_the_kernel_shared(debian: 
         assert told["stream"] == ["2000000", "same"] and told["left"] == ["0"]
 
 
-def test_a_disk_works_in_pages_of_the_kernels_buffer(debian: StartDebian) -> None:
-    host, shell = debian()
+def plug_disk(host: RunningHost, shell: Shell) -> str:
+    """Offer another controller with a disk of 64 MiB, and wait until Linux has it; its instance id."""
     (controller,) = make_devices(disks=["memory:64M,controller=1"], monitor_latency=LATENCY)
     host.in_host(lambda: host.host.plug(controller))
-    told = run(shell, "sleep 1; python3 uio_in_guest.py disk 200")
+    run(shell, "until [ -e /dev/sdc ]; do sleep .1; done", 30)
+    return str(controller.instance_id)
+
+
+def test_a_disk_works_in_pages_of_the_kernels_buffer(debian: StartDebian) -> None:
+    host, shell = debian()
+    plug_disk(host, shell)
+    told = run(shell, "python3 uio_in_guest.py disk 200")
     assert told["disk"][0] == str((64 << 20) // 512) and told["compared"] == ["200"] and told["left"] == ["0"]
     mounted = shell.run("python3 -c 'from vmbus.transport.uio import *; [bind(d) for d in list_devices()]'")
     assert mounted.status == 1 and mounted.output[-1].endswith("has a disk that is in use: /, /mnt")
 
 
 def test_the_command_lists_binds_drives_records_and_gives_back(debian: StartDebian, tmp_path: Path) -> None:
-    _, shell = debian(nics=["embedded"], others=["echo"])
+    host, shell = debian(nics=["embedded"], others=["echo"])
     if run(shell, "python3 -V")["Python"][0].split(".")[:2] != [str(number) for number in sys.version_info[:2]]:
         pytest.skip("the guest's Python cannot load the extension modules of this one's command line")
+    disk = plug_disk(host, shell)
     vmbus = "python3 -m vmbus uio"
     before = shell.run(f"{vmbus} list").output
     assert any(" net " in line and "hv_netvsc" in line for line in before)
@@ -160,6 +168,8 @@ def test_the_command_lists_binds_drives_records_and_gives_back(debian: StartDebi
     assert told["100000"][-1] == "compared"
     assert run(shell, f"{vmbus} release net")["net"][-1] == "hv_netvsc"
     assert run(shell, f"{vmbus} echo --bind --packets 200 --largest 100")["200"][0] == "packets,"
+    of_disk = run(shell, f"{vmbus} disk {disk} --bind")
+    assert of_disk["Msft"][2:5] == ["131072", "blocks", "of"] and of_disk["1048576"][:2] == ["bytes", "read"]
     assert shell.run(f"{vmbus} list").output == before
     capture = tmp_path / "card.pcapng"
     capture.write_bytes(base64.b64decode("".join(shell.run("base64 /tmp/card.pcapng").output)))

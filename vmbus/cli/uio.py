@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import random
 import time
@@ -15,9 +16,11 @@ import typer
 
 from vmbus.capture.recorder import DEFAULT_SNAP_LENGTH, Recorder, RecordingPlan
 from vmbus.channel import ChannelHandler
+from vmbus.drivers.disk import Disk
 from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus, DriverError
 from vmbus.drivers.echo import EchoDriver, EchoLoad, exchange
 from vmbus.drivers.network import NetworkCard, NetworkDriver
+from vmbus.drivers.storage import Address, StorageDriver
 from vmbus.guest.uio import UioBus
 from vmbus.ring import RingPacket
 from vmbus.transport import uio
@@ -35,7 +38,7 @@ Device = Annotated[
 ]
 Bind = Annotated[bool, typer.Option("--bind", help="Take it from the kernel's driver, and give it back at the end.")]
 Write = Annotated[str, typer.Option("--write", "-w", metavar="FILE", help="Record the channel into this capture.")]
-Snap = Annotated[int, typer.Option(min=0, help="Bytes kept of what the card receives and sends with each packet.")]
+Snap = Annotated[int, typer.Option(min=0, help="Bytes kept of the data outside the ring with each packet.")]
 
 
 @app.callback()
@@ -181,6 +184,32 @@ def card(
         if ping and tcp_echo:
             _compare_stream(network_card, ping, tcp_echo)
         driver.shut_down()
+
+
+@app.command()
+def disk(
+    context: typer.Context,
+    device: Device = "scsi",
+    unit: Annotated[str, typer.Option(metavar="PATH:TARGET:LUN", help="Which unit of the controller.")] = "0:0:0",
+    blocks: Annotated[int, typer.Option(min=0, help="Read so many from the start, and time it.")] = 2048,
+    bind: Bind = False,
+    write: Write = "",
+    snap: Snap = DEFAULT_SNAP_LENGTH,
+) -> None:
+    """Say what a disk of a SCSI controller is, and read from it, in user space; writes nothing."""
+    try:
+        path, target, lun = map(int, unit.split(":"))
+    except ValueError:
+        raise typer.BadParameter(f"--unit {unit}: wanted is PATH:TARGET:LUN, such as 0:0:1") from None
+    driver = StorageDriver()
+    with _driven(context.obj, device, driver, bind, write, snap) as bus:
+        one = Disk(bus.wait(driver.ready), bus.pages, bus.wait, Address(path, target, lun)).open()
+        about = one.inquiry()
+        names = " ".join(text.decode("ascii", "replace").strip() for text in (about.vendor, about.product))
+        print(f"{names}, {one.blocks} blocks of {one.block_size} bytes")
+        start = time.monotonic()
+        read = one.read(0, min(blocks, one.blocks))
+        print(f"{len(read)} bytes read in {time.monotonic() - start:.3f} s, SHA-256 {hashlib.sha256(read).hexdigest()}")
 
 
 def _compare_stream(network_card: NetworkCard, address: str, size: int) -> None:
