@@ -25,7 +25,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +47,8 @@ _HEADER = struct.Struct("<II")
 _ENTRY = struct.Struct("<IHHII")  # length, kind, reserved, channel id, count
 _TAKEN = struct.Struct("<IIQII")  # read index before and after, packets taken so far, completions, reserved
 _SENT = struct.Struct("<IIQII")  # write index before and after, packets sent so far, loans, reserved
+_HEAD = struct.Struct("<IHHII IIQII")
+"""An entry's head with that of its body."""
 _LOAN = struct.Struct("<QII")  # transaction id, bytes of the transfer-page ranges, reserved
 _PACKET = struct.Struct("<HHIIIQ")  # type, flags, bytes of extension, bytes of payload, reserved, transaction id
 _ACTIVE, _USED = 1, 2
@@ -64,7 +66,7 @@ class JournalError(VmbusError):
 class ChannelDebt:
     """What a channel owes its guest: packets by transaction id, in the order in which they came."""
 
-    owed: dict[int, list[bytes]] = field(default_factory=dict)
+    owed: dict[int, list[RingPacket]] = field(default_factory=dict)
     lent: dict[int, bytes] = field(default_factory=dict)
     """Transfer-page ranges that the guest has not given back, by the transaction id of the packet that named them."""
     taken_total: int = 0
@@ -72,26 +74,28 @@ class ChannelDebt:
     to_skip: int = 0
     """Packets that are in the ring still, and that the state has the effect and the answers of."""
 
-    def take(self, packets: Iterable[tuple[int, bytes]], given_back: Iterable[int], total: int) -> None:
+    def take(self, packets: Iterable[RingPacket], given_back: Iterable[int], total: int) -> None:
         self.taken_total = total
-        for transaction_id, encoded in packets:
-            self.owed.setdefault(transaction_id, []).append(encoded)
+        for packet in packets:
+            self.owed.setdefault(packet.transaction_id, []).append(packet)
         for transaction_id in given_back:
             self.lent.pop(transaction_id, None)
 
     def settle(self, answered: Iterable[int], loans: Iterable[tuple[int, bytes]], total: int) -> None:
         self.sent_total = total
         self.lent.update(loans)
+        owed = self.owed
         for transaction_id in answered:
-            waiting = self.owed.get(transaction_id)
-            if waiting:
-                waiting.pop(0)
-                if not waiting:
-                    del self.owed[transaction_id]
+            waiting = owed.get(transaction_id)
+            if waiting is not None:
+                if len(waiting) > 1:
+                    waiting.pop(0)
+                else:
+                    del owed[transaction_id]
 
     def packets(self) -> list[RingPacket]:
         """The packets that are owed an answer."""
-        return [_decode(encoded)[0] for waiting in self.owed.values() for encoded in waiting]
+        return [packet for waiting in self.owed.values() for packet in waiting]
 
 
 Debts = dict[int, ChannelDebt]
@@ -101,26 +105,21 @@ Indices = Callable[[int], tuple[int, int] | None]
 """From a channel id to its incoming ring's read index and its outgoing ring's write index; None if it is not open."""
 
 
-def _encode(packet: RingPacket) -> bytes:
-    extension, payload = packet.extension, packet.payload
-    head = _PACKET.pack(packet.packet_type, packet.flags, len(extension), len(payload), 0, packet.transaction_id)
-    return b"".join((head, extension, payload))
+_Parts = list[bytes]
+"""The pieces of an entry's body behind its head."""
 
 
-def _taken_body(
-    before: int, after: int, total: int, given_back: Sequence[int], listed: Sequence[tuple[int, bytes]]
-) -> list[bytes]:
-    parts = [_TAKEN.pack(before, after, total, len(given_back), 0)]
-    if given_back:
-        parts.append(struct.pack(f"<{len(given_back)}Q", *given_back))
-    parts += [encoded for _, encoded in listed]
+def _taken_parts(given_back: Sequence[int], listed: Sequence[RingPacket]) -> _Parts:
+    parts = [struct.pack(f"<{len(given_back)}Q", *given_back)] if given_back else []
+    for packet in listed:
+        extension, payload = packet.extension, packet.payload
+        head = _PACKET.pack(packet.packet_type, packet.flags, len(extension), len(payload), 0, packet.transaction_id)
+        parts += (head, extension, payload)
     return parts
 
 
-def _sent_body(
-    before: int, after: int, total: int, answered: Sequence[int], loans: Collection[tuple[int, bytes]]
-) -> list[bytes]:
-    parts = [_SENT.pack(before, after, total, len(loans), 0), struct.pack(f"<{len(answered)}Q", *answered)]
+def _sent_parts(answered: Sequence[int], loans: Iterable[tuple[int, bytes]]) -> _Parts:
+    parts = [struct.pack(f"<{len(answered)}Q", *answered)] if answered else []
     for key, ranges in loans:
         parts += (_LOAN.pack(key, len(ranges), 0), ranges)
     return parts
@@ -164,15 +163,11 @@ class Journal:
     def taken(self, channel_id: int, before: int, after: int, packets: Sequence[RingPacket]) -> None:
         """A batch is about to be handled; what wants no completion is not remembered."""
         debt = self._debt(channel_id)
-        listed: list[tuple[int, bytes]] = []
-        given_back: list[int] = []
-        for packet in packets:
-            if packet.flags & WANTS_COMPLETION:
-                listed.append((packet.transaction_id, _encode(packet)))
-            if packet.packet_type == COMPLETION:
-                given_back.append(packet.transaction_id)
+        listed = [packet for packet in packets if packet.flags & WANTS_COMPLETION]
+        given_back = [packet.transaction_id for packet in packets if packet.packet_type == COMPLETION]
         total = debt.taken_total + len(packets)
-        self._append(TAKEN, channel_id, len(listed), _taken_body(before, after, total, given_back, listed))
+        parts = _taken_parts(given_back, listed)
+        self._append(TAKEN, channel_id, len(listed), (before, after, total, len(given_back), 0), parts)
         debt.take(listed, given_back, total)
 
     def sent(self, channel_id: int, before: int, after: int, packets: Sequence[OutgoingPacket]) -> None:
@@ -186,7 +181,8 @@ class Journal:
             elif packet_type == TRANSFER_PAGES:
                 loans.append((transaction_id, bytes(extension)))
         total = debt.sent_total + len(packets)
-        self._append(SENT, channel_id, len(answered), _sent_body(before, after, total, answered, loans))
+        parts = _sent_parts(answered, loans)
+        self._append(SENT, channel_id, len(answered), (before, after, total, len(loans), 0), parts)
         debt.settle(answered, loans, total)
 
     def _debt(self, channel_id: int) -> ChannelDebt:
@@ -198,7 +194,7 @@ class Journal:
     def closed(self, channel_id: int) -> None:
         """Nothing is owed on a channel any more."""
         if channel_id in self.debts:
-            self._append(CLOSED, channel_id, 0)
+            self._append(CLOSED, channel_id, 0, (0, 0, 0, 0, 0), [])
             del self.debts[channel_id]
 
     def adopt(self, debts: Debts) -> None:
@@ -211,33 +207,35 @@ class Journal:
         self._view.release()
         self._map.close()
 
-    def _append(self, kind: int, channel_id: int, count: int, parts: Sequence[bytes] = ()) -> None:
+    def _append(self, kind: int, channel_id: int, count: int, head: _BodyHead, parts: _Parts) -> None:
         length = _length(parts)
         if self._used + length > self._turn_at:
             self._rewrite()  # everything before this entry was committed, and is in the debts
-        self._put(kind, channel_id, count, length, parts)
+        self._put(kind, channel_id, count, length, head, parts)
 
-    def _put(self, kind: int, channel_id: int, count: int, length: int, parts: Sequence[bytes]) -> None:
+    def _put(self, kind: int, channel_id: int, count: int, length: int, head: _BodyHead, parts: _Parts) -> None:
         used = self._used + length
         if used > self._half_size:
             raise JournalError(_TOO_MUCH)
-        entry = b"".join((_ENTRY.pack(length, kind, 0, channel_id, count), *parts)).ljust(length, b"\0")
-        start = HEADER_SIZE + self._active * self._half_size + self._used
-        self._view[start : start + length] = entry
+        entry = b"".join((_HEAD.pack(length, kind, 0, channel_id, count, *head), *parts)).ljust(length, b"\0")
+        end = HEADER_SIZE + self._active * self._half_size + used
+        self._map[end - length : end] = entry
         self._used = used
         self._checksum = checksum = zlib.crc32(entry, self._checksum)
         self._words[_USED + self._active] = checksum << 32 | used
 
     def _rewrite(self) -> None:
         """Write what is owed into the other half, and make that the active one."""
-        entries: list[tuple[int, int, int, int, list[bytes]]] = []
+        entries: list[tuple[int, int, int, int, _BodyHead, _Parts]] = []
         for channel_id, debt in self.debts.items():
-            listed = [(key, encoded) for key, waiting in debt.owed.items() for encoded in waiting]
-            for kind, count, parts in (
-                (TAKEN, len(listed), _taken_body(_NO_INDEX, _NO_INDEX, debt.taken_total, (), listed)),
-                (SENT, 0, _sent_body(_NO_INDEX, _NO_INDEX, debt.sent_total, (), debt.lent.items())),
-            ):
-                entries.append((kind, channel_id, count, _length(parts), parts))
+            listed = debt.packets()
+            taken, sent = _taken_parts((), listed), _sent_parts((), debt.lent.items())
+            heads = (
+                (_NO_INDEX, _NO_INDEX, debt.taken_total, 0, 0),
+                (_NO_INDEX, _NO_INDEX, debt.sent_total, len(debt.lent), 0),
+            )
+            entries.append((TAKEN, channel_id, len(listed), _length(taken), heads[0], taken))
+            entries.append((SENT, channel_id, 0, _length(sent), heads[1], sent))
         if sum(entry[3] for entry in entries) > self._half_size:
             raise JournalError(_TOO_MUCH)
         other = 1 - self._active
@@ -252,9 +250,13 @@ class Journal:
 _TOO_MUCH = "the guest is owed more answers than the journal can hold"
 
 
-def _length(parts: Sequence[bytes]) -> int:
+_BodyHead = tuple[int, int, int, int, int]
+"""What stands at the start of every entry's body (``_TAKEN``, ``_SENT``; of CLOSED it means nothing)."""
+
+
+def _length(parts: _Parts) -> int:
     """The bytes of an entry of these parts."""
-    return _ENTRY.size + sum(map(len, parts)) + 7 & ~7
+    return _HEAD.size + sum(map(len, parts)) + 7 & ~7
 
 
 def _checked(number: int) -> int:
@@ -328,8 +330,10 @@ class _Last:
     kind: int
     before: int
     total: int
-    packets: list[tuple[int, bytes]] = field(default_factory=list)
-    """Of SENT: the loans."""
+    packets: list[RingPacket] = field(default_factory=list)
+    """Of TAKEN."""
+    loans: list[tuple[int, bytes]] = field(default_factory=list)
+    """Of SENT."""
     ids: Sequence[int] = ()
     """Of TAKEN: what was given back.  Of SENT: what was answered."""
 
@@ -337,7 +341,7 @@ class _Last:
         if self.kind == TAKEN:
             debt.take(self.packets, self.ids, self.total)
         else:
-            debt.settle(self.ids, self.packets, self.total)
+            debt.settle(self.ids, self.loans, self.total)
 
 
 def _replay(data: bytes, indices: Indices, saved: Totals) -> Debts:
@@ -385,9 +389,8 @@ def _parse_taken(body: bytes, count: int) -> _Last:
     last = _Last(TAKEN, before, total, ids=struct.unpack_from(f"<{given_back}Q", body, _TAKEN.size))
     position = _TAKEN.size + 8 * given_back
     for _ in range(count):
-        packet, end = _decode(body, position)
-        last.packets.append((packet.transaction_id, body[position:end]))
-        position = end
+        packet, position = _decode(body, position)
+        last.packets.append(packet)
     return last
 
 
@@ -401,5 +404,5 @@ def _parse_sent(body: bytes, count: int) -> _Last:
         position = start + size
         if position > len(body):
             raise JournalError("the journal is damaged: a loan runs over the end of its entry")
-        last.packets.append((transaction_id, body[start:position]))
+        last.loans.append((transaction_id, body[start:position]))
     return last

@@ -59,17 +59,17 @@ class _JournalOfChannel:
         self._channel_id = channel_id
 
     def taken(self, before: int, after: int, packets: Sequence[RingPacket]) -> None:
-        assert self._servicing.journal is not None
-        self._servicing.journal.taken(self._channel_id, before, after, packets)
+        if self._servicing.journal is not None:
+            self._servicing.journal.taken(self._channel_id, before, after, packets)
 
     def handled(self) -> None:
         state = self._slot.device.checkpoint()
-        if state != self._servicing.device_states.get(self._slot.device.instance_id):
+        if state != self._servicing.device_states.get(self._slot):
             self._servicing.checkpoint(self._partition)
 
     def sent(self, before: int, after: int, packets: Sequence[OutgoingPacket]) -> None:
-        assert self._servicing.journal is not None
-        self._servicing.journal.sent(self._channel_id, before, after, packets)
+        if self._servicing.journal is not None:
+            self._servicing.journal.sent(self._channel_id, before, after, packets)
 
 
 class Servicing:
@@ -84,7 +84,7 @@ class Servicing:
         self._is_failing = False
         self._stand_in = stand_in
         self.journal: Journal | None = None
-        self.device_states: dict[UUID, Any] = {}
+        self.device_states: dict[DeviceSlot, State] = {}
         """As the last checkpoint has them."""
         self._journal_path = path.with_name(path.name + ".journal")
         self._saved = self._load()
@@ -155,9 +155,7 @@ class Servicing:
             self.path.unlink(missing_ok=True)
 
     def watch(self, partition: HostPartition, slot: DeviceSlot, channel: Channel) -> None:
-        """Journal a channel from now on, if there is a journal."""
-        if self.journal is None:
-            return
+        """Journal a channel from now on, while there is a journal: of a guest that is taken over it begins later."""
         channel.journal = _JournalOfChannel(self, partition, slot, channel.channel_id)
 
     def channel_closed(self, channel_id: int) -> None:
@@ -176,7 +174,7 @@ class Servicing:
             return
         devices = []
         for slot in (*host.slots, *host.leaving):
-            self.device_states[slot.device.instance_id] = slot.device.checkpoint()
+            state = self.device_states[slot] = slot.device.checkpoint()
             devices.append(
                 {
                     "interface": str(slot.device.interface_id),
@@ -184,7 +182,7 @@ class Servicing:
                     "version": slot.device.state_format.version,
                     "offered": slot.is_offered,
                     "subchannels": slot.subchannels,
-                    "state": slot.device.save() if clean else self.device_states[slot.device.instance_id],
+                    "state": slot.device.save() if clean else state,
                 }
             )
         debts = self.journal.debts

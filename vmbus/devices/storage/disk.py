@@ -148,8 +148,8 @@ class ScsiDisk(MediaUnit):
         super().update()
         self.is_clear = self.is_clear and self.write_cache
 
-    def save(self) -> dict[str, Any]:
-        return {**super().save(), "write_cache": self.write_cache}
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "write_cache": self.write_cache}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.write_cache = state.get("write_cache", True)

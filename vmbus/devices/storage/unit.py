@@ -54,6 +54,8 @@ class LogicalUnit:
         self.on_change: Callable[[], object] = lambda: None
         """Called when the guest should look at the unit again."""
         self._attentions: dict[Hashable, deque[AdditionalSense]] = {}
+        self._saved: dict[str, Any] | None = None
+        """What :meth:`save` gives, until something changes: it is asked after each batch of packets."""
         self._jobs = Jobs(self.update)
 
     # Commands
@@ -178,7 +180,8 @@ class LogicalUnit:
         return attention
 
     def update(self) -> None:
-        """Work out ``is_clear`` anew, after anything changed that it depends on."""
+        """Work out ``is_clear`` anew, after anything changed that it depends on, or that is saved."""
+        self._saved = None
         self.is_clear = not (self._attentions or self._jobs.lost_changes or self.reservations.is_held) and self.is_ready
 
     @property
@@ -202,6 +205,12 @@ class LogicalUnit:
 
     def save(self) -> dict[str, Any]:
         """What the next host process must know of this unit; initiators are strings by then."""
+        if self._saved is None:
+            self._saved = self.state()
+        return self._saved
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`save` gives, made anew; :meth:`update` is called when it has changed."""
         return {
             "attentions": {str(who): [int(one) for one in queue] for who, queue in self._attentions.items()},
             "reservations": self.reservations.save(),
