@@ -2,8 +2,8 @@
 
 The index is measured on a million records (50,000 in a short run), what needs the Lua dissector on 50,000, because it
 takes long. "bare" is tshark without a dissector of ours, printing its one line for each; "with the dissector" is tshark
-with the Lua dissector that is generated from the same declarations. The filter is over two fields of a capture that
-is indexed already, as it is in the UI; tshark has no index and reads the file again.
+with the Lua dissector that is generated from the same declarations. Commands include starting Python and tshark. "In
+the UI" is a filter over a capture that is indexed already; tshark has no index and reads the file again.
 """
 
 from __future__ import annotations
@@ -15,62 +15,57 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 from scapy.utils import RawPcapNgReader
 
-from benchmarks.harness import Row, compare, quick, row
+from benchmarks.harness import Row, chosen, compare, quick, row
 from benchmarks.traffic import capture_of
+from dissectors.engine.archive import Archive
+from dissectors.filters import Filter
 from dissectors.wireshark.lua import dissector
 from vmbus.capture.store import CaptureStore
-from vmbus.ring.packet import GPA_DIRECT
-from vmbus.wire.capture import RecordKind
 
 LONG = 1_000_000
 SHORT = 50_000
-FILTER = "vmbus.capture.packet_record.channel_id == 1 && vmbus.ring.packet_descriptor.packet_type == 9"
+INDEX_FILTER = "channel.id == 1 && kind == packet"
+INDEX_FILTER_OF_TSHARK = "vmbus.capture.packet_record.channel_id == 1 && vmbus.ring.packet_descriptor.packet_type == 9"
+TREE_FILTER = "vstor.cdb.opcode == WRITE_10 && latency > 2ms"
+TREE_FILTER_OF_TSHARK = "vmbus.scsi.transfer10.opcode == 0x2a"
+
+Action = Callable[[Path], object]
 
 
 def rows() -> Iterator[Row]:
     """All measurements."""
     path = capture_of(SHORT if quick() else LONG)
-    index = _rate(path, _index)
-    yield compare("index, tshark bare", "records/s", index, _rate(path, _tshark))
-    yield compare("index, scapy RawPcapNgReader", "records/s", index, _rate(path, _scapy), repetitions=3)
-    dpkt = _dpkt()
-    if dpkt is not None:
-        yield compare("index, dpkt", "records/s", index, _rate(path, dpkt), repetitions=3)
-    memory = _memory(path, len(_indexed(path)))
-    yield row("memory of the index, against 48 bytes", "bytes/record", [memory], [48.0], higher_is_better=False)
+    for name, peer, repetitions in (
+        ("index, tshark bare", _tshark, 5),
+        ("index, scapy RawPcapNgReader", _scapy, 3),
+        ("index, dpkt", _dpkt(), 3),
+    ):
+        if chosen(name) and peer is not None:
+            yield compare(name, "records/s", _rate(path, _index), _rate(path, peer), repetitions=repetitions)
+    if chosen("memory of the index"):
+        memory = _memory(path, len(_indexed(path)))
+        yield row("memory of the index, against 48 bytes", "bytes/record", [memory], [48.0], higher_is_better=False)
     path = capture_of(SHORT)
     with tempfile.TemporaryDirectory() as directory:
         script = Path(directory) / "vmbus.lua"
         script.write_text(dissector(), encoding="utf-8")
         lua = ("-X", f"lua_script:{script}")
-        yield compare(
-            "one line each, tshark with the dissector",
-            "records/s",
-            _rate(path, lambda path: _run([sys.executable, "-m", "vmbus", "read", str(path)])),
-            _rate(path, lambda path: _tshark(path, *lua)),
-            repetitions=3,
-        )
-        yield compare(
-            "vmbus stats, tshark -z with the dissector",
-            "records/s",
-            _rate(path, lambda path: _run([sys.executable, "-m", "vmbus", "stats", str(path)])),
-            _rate(path, lambda path: _tshark(path, *lua, "-q", "-z", "io,stat,1")),
-            repetitions=3,
-        )
-        store = _indexed(path)
-        yield compare(
-            "filter on two fields, tshark -Y with the dissector",
-            "records/s",
-            _rate(path, lambda _: _filter(store)),
-            _rate(path, lambda path: _tshark(path, *lua, "-Y", FILTER)),
-            repetitions=3,
-        )
+        for name, ours, options in (
+            ("one line each, tshark with the dissector", _vmbus("read", "--jobs", "1"), ()),
+            ("one line each, --jobs 2, tshark with the dissector", _vmbus("read", "--jobs", "2"), ()),
+            ("vmbus stats, tshark -z", _vmbus("stats"), ("-q", "-z", "io,stat,1")),
+            ("read -Y on columns, tshark -Y", _vmbus("read", "-Y", INDEX_FILTER), ("-Y", INDEX_FILTER_OF_TSHARK)),
+            ("read -Y on fields, tshark -Y", _vmbus("read", "-Y", TREE_FILTER), ("-Y", TREE_FILTER_OF_TSHARK)),
+            ("filter on columns in the UI, tshark -Y", _filter(path, INDEX_FILTER), ("-Y", INDEX_FILTER_OF_TSHARK)),
+        ):
+            if chosen(name):
+                peer = _rate(path, lambda path, options=options: _tshark(path, *lua, *options))
+                yield compare(name, "records/s", _rate(path, ours), peer, repetitions=3)
 
 
-def _rate(path: Path, action: Callable[[Path], object]) -> Callable[[], float]:
+def _rate(path: Path, action: Action) -> Callable[[], float]:
     """Measures how many records of the capture an action gets over in a second."""
     count = len(_indexed(path))
     return lambda: count / _seconds(lambda: action(path))
@@ -120,9 +115,24 @@ def _dpkt() -> Callable[[Path], None] | None:
     return read
 
 
-def _filter(store: CaptureStore) -> None:
-    columns = store.columns
-    np.flatnonzero((columns.kind == RecordKind.PACKET) & (columns.channel == 1) & (columns.subtype == GPA_DIRECT))
+def _vmbus(*arguments: str) -> Action:
+    command, *options = arguments
+    return lambda path: _run([sys.executable, "-m", "vmbus", command, str(path), *options])
+
+
+def _filter(path: Path, text: str) -> Action:
+    """A filter over an archive, as the UI has one."""
+    store = _indexed(path)
+    archive = Archive(store)
+    while archive.update():
+        pass
+    wanted = Filter(text)
+
+    def search(_: Path) -> None:
+        for first in range(0, len(archive), 1 << 13):
+            wanted.narrow(archive.span(first, min(first + (1 << 13), len(archive))))
+
+    return search
 
 
 def _memory(path: Path, count: int) -> float:

@@ -32,6 +32,12 @@ def quick() -> bool:
     return os.environ.get("VMBUS_BENCH_QUICK", "0") not in ("", "0")
 
 
+def chosen(name: str) -> bool:
+    """Whether a row is wanted: all are, unless ``VMBUS_BENCH_ONLY`` holds parts of names, separated by commas."""
+    only = os.environ.get("VMBUS_BENCH_ONLY", "")
+    return not only or any(part in name for part in only.split(","))
+
+
 def compare(
     name: str,
     unit: str,
@@ -44,7 +50,7 @@ def compare(
     """Measure both in turn, ``repetitions`` times, and return the medians and their ratio."""
     mine: list[float] = []
     theirs: list[float] = []
-    for _ in range(1 if quick() else repetitions):
+    for _ in range(1 if quick() else int(os.environ.get("VMBUS_BENCH_REPEAT", repetitions))):
         mine.append(ours())
         if peer is not None:
             theirs.append(peer())
