@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from enum import IntEnum
 from pathlib import Path
 from typing import cast
 
@@ -30,8 +31,18 @@ from vmbus.wire.scsi.inquiry import BlockLimits, VpdHeader, VpdPage
 
 pytestmark = pytest.mark.linux
 
-NOT_READY, ILLEGAL_REQUEST, ATTENTION, DATA_PROTECT, INVALID_OPCODE, MISCOMPARE, LBA_OUT_OF_RANGE = 2, 5, 6, 7, 9, 14, 22
-"""Exit statuses of sg3-utils."""
+
+class Exit(IntEnum):
+    """Exit statuses of sg3-utils."""
+
+    NOT_READY = 2
+    ILLEGAL_REQUEST = 5
+    ATTENTION = 6
+    DATA_PROTECT = 7
+    INVALID_OPCODE = 9
+    MISCOMPARE = 14
+    LBA_OUT_OF_RANGE = 22
+
 
 ALWAYS_FAIL = {
     "CompareAndWrite.Simple",  # libiscsi 1.19 sends 256 blocks, which the command's one byte cannot say
@@ -175,7 +186,7 @@ def test_mode_pages_and_the_write_cache(rig: Rig) -> None:
     page = "sg_wr_mode -p 8 -c 08,12,WCE,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0 {512}"
     rig.check(page.replace("WCE", "0"))
     rig.check("sg_modes -p 8 {512}", prints="08 12 00")
-    rig.check(page.replace("WCE", "5"), status=ILLEGAL_REQUEST)
+    rig.check(page.replace("WCE", "5"), status=Exit.ILLEGAL_REQUEST)
     cache_type = f"/sys/class/scsi_disk/{rig.scsi_names['512']}/cache_type"
     rig.check(f"echo 'write back' >{cache_type}; cat {cache_type}", prints="write back")
     rig.check("sg_modes -p 8 {512}", prints="08 12 04")
@@ -188,11 +199,11 @@ def test_write_verify_and_compare(rig: Rig) -> None:
     rig.check("head -c 512 /dev/urandom >/tmp/block; cat /dev/zero | head -c 512 | cat - /tmp/block >/tmp/both")
     rig.check("sg_write_same -i /tmp/block -l 64 -n 3 {512}")
     rig.check("sg_verify -i /tmp/block -n 512 -l 66 -c 1 {512}")
-    rig.check("sg_verify -i /tmp/block -n 512 -l 67 -c 1 {512}", status=MISCOMPARE)
-    rig.check("sg_verify -l 32768 -c 1 {512}", status=LBA_OUT_OF_RANGE)
+    rig.check("sg_verify -i /tmp/block -n 512 -l 67 -c 1 {512}", status=Exit.MISCOMPARE)
+    rig.check("sg_verify -l 32768 -c 1 {512}", status=Exit.LBA_OUT_OF_RANGE)
     rig.check("sg_write_verify -i /tmp/block -l 70 -n 1 {512} && sg_write_same --16 -l 64 -n 1 {512}")
     rig.check("sg_compare_and_write -i /tmp/both -l 64 -n 1 {512}")
-    rig.check("sg_compare_and_write -i /tmp/both -l 64 -n 1 {512}", status=MISCOMPARE)
+    rig.check("sg_compare_and_write -i /tmp/both -l 64 -n 1 {512}", status=Exit.MISCOMPARE)
 
 
 def test_copies_with_forced_unit_access(rig: Rig) -> None:
@@ -216,16 +227,16 @@ def test_flush_start_stop_and_lock(rig: Rig) -> None:
 
 def test_a_disk_that_nobody_may_write_to(rig: Rig) -> None:
     rig.check("sg_modes {readonly}", prints="WP=1")
-    rig.check("sg_raw -s 512 -i /dev/zero {readonly.sg} 2a 00 00 00 00 00 00 00 01 00", status=DATA_PROTECT)
+    rig.check("sg_raw -s 512 -i /dev/zero {readonly.sg} 2a 00 00 00 00 00 00 00 01 00", status=Exit.DATA_PROTECT)
 
 
 @pytest.mark.parametrize(
     ("command", "status"),
     [
-        ("sg_logs {512}", INVALID_OPCODE),
-        ("sg_sanitize -B -Q {512}", INVALID_OPCODE),
-        ("sg_raw -r 512 {512} 28 00 ff ff ff ff 00 00 01 00", LBA_OUT_OF_RANGE),
-        ("sg_raw -r 512 {512} 28 20 00 00 00 00 00 00 01 00", ILLEGAL_REQUEST),
+        ("sg_logs {512}", Exit.INVALID_OPCODE),
+        ("sg_sanitize -B -Q {512}", Exit.INVALID_OPCODE),
+        ("sg_raw -r 512 {512} 28 00 ff ff ff ff 00 00 01 00", Exit.LBA_OUT_OF_RANGE),
+        ("sg_raw -r 512 {512} 28 20 00 00 00 00 00 00 01 00", Exit.ILLEGAL_REQUEST),
         ("sg_raw -r 252 {512} 1a 00 3e 00 fc 00", 0),
     ],
 )
@@ -250,7 +261,7 @@ def test_reservations_keep_the_other_path_out(rig: Rig) -> None:
     rig.check("sg_persist --out --register --param-sark=b2 {other}")
     rig.check(f"{out} --preempt --param-rk=b2 --param-sark=a1 {{other}}")
     rig.check("sg_persist --in -s {other}", prints="<< Reservation holder >>")
-    rig.check("sg_turs {one}", status=ATTENTION)
+    rig.check("sg_turs {one}", status=Exit.ATTENTION)
     rig.check(f"{out} --release --param-rk=b2 {{other}} && sg_persist --out --clear --param-rk=b2 {{other}}")
     rig.check("sg_persist --in -k {one}", prints="there are NO registered reservation keys")
 
@@ -274,14 +285,14 @@ def test_the_drive_says_what_it_can_do(rig: Rig) -> None:
     rig.check("sg_modes -a {dvd}", prints="MM capabilities and mechanical status")
     rig.check("sg_readcap {dvd}", prints="Logical block length=2048 bytes")
     rig.check("sg_raw -r 12 {dvd} 43 00 00 00 00 00 00 00 0c 00", prints="00 12 01 01 00 14 01 00")
-    rig.check("sg_raw -s 512 -i /dev/zero {dvd} 2a 00 00 00 00 00 00 00 01 00", status=INVALID_OPCODE)
+    rig.check("sg_raw -s 512 -i /dev/zero {dvd} 2a 00 00 00 00 00 00 00 01 00", status=Exit.INVALID_OPCODE)
 
 
 def test_a_disc_is_locked_read_and_ejected(rig: Rig) -> None:
     rig.check("mount -o ro {dvd} /mnt && test $(stat -c %s /mnt/data.bin) = 300000 && umount /mnt")
     rig.check("sg_prevent {dvd.sg}")
-    rig.check("sg_start --eject {dvd.sg}", status=ILLEGAL_REQUEST)
+    rig.check("sg_start --eject {dvd.sg}", status=Exit.ILLEGAL_REQUEST)
     rig.check("sg_prevent --allow {dvd.sg} && sg_start --eject {dvd.sg}")
-    rig.check("sg_turs {dvd}; sg_turs {dvd}", status=NOT_READY)
+    rig.check("sg_turs {dvd}; sg_turs {dvd}", status=Exit.NOT_READY)
     drive = cast("ScsiDvd", rig.units["dvd"])
     assert drive.is_open and drive.backend is None

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -32,6 +32,12 @@ pytestmark = pytest.mark.linux
 StartHost = Callable[..., RunningHost]
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-nbd (qemu-utils) is not installed")
+needs_nbdkit = pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit is not installed")
+
+NBD_SERVERS = {
+    "qemu-nbd": ["qemu-nbd", "-t", "-f", "raw", "-k", "{socket}", "{file}"],
+    "nbdkit": ["nbdkit", "-f", "-U", "{socket}", "file", "{file}"],
+}
 
 COMPLAINTS = ("I/O error", "Sense Key", "storvsc: tag", "rejected", "DID_", "hung task")
 
@@ -39,6 +45,19 @@ COMPLAINTS = ("I/O error", "Sense Key", "storvsc: tag", "rejected", "DID_", "hun
 def complaints(guest: LinuxGuest) -> list[str]:
     """Lines of the kernel's log that a sound disk never causes."""
     return [line for line in guest.lines if any(word in line for word in COMPLAINTS)]
+
+
+@contextmanager
+def nbd_server(command: list[str], socket: Path, file: Path) -> Iterator[None]:
+    """Serves ``file`` at ``socket``, from when it listens until the end."""
+    with subprocess.Popen([word.format(socket=socket, file=file) for word in command]) as server:
+        try:
+            while not socket.exists():
+                assert server.poll() is None
+                time.sleep(0.01)
+            yield
+        finally:
+            server.kill()
 
 
 def controller_of(host: RunningHost) -> StorageController:
@@ -55,28 +74,27 @@ def controller_of(host: RunningHost) -> StorageController:
         "overlay:{path}",
         "faulty:memory:64M,slow=0.001,every=50",
         "powercut:{path}",
-        pytest.param("{qcow2}", marks=needs_qemu),
-        pytest.param("nbd:unix:{nbd}", marks=needs_qemu),
+        pytest.param("{folder}/disk.qcow2", marks=needs_qemu),
+        pytest.param("{folder}/disk.vhdx", marks=needs_qemu),
+        pytest.param("nbd:unix:{folder}/qemu-nbd", marks=needs_qemu),
+        pytest.param("nbd:unix:{folder}/nbdkit", marks=needs_nbdkit),
     ],
 )
 def test_a_verified_random_load_runs_without_one_complaint(
     running_host: StartHost, linux_guest: StartGuest, tmp_path: Path, disk: str
 ) -> None:
-    path, qcow2, nbd = tmp_path / "disk.img", tmp_path / "d.qcow2", tmp_path / "nbd"
+    path = tmp_path / "disk.img"
     if "create" not in disk:
         with path.open("wb") as file:
             file.truncate(64 << 20)
     with ExitStack() as servers:
-        if "qcow2" in disk:
-            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", qcow2, "64M"], check=True)
-        if "nbd" in disk:
-            server = subprocess.Popen(["qemu-nbd", "-t", "-f", "raw", "-k", str(nbd), str(path)])
-            servers.callback(server.wait, 10)
-            servers.callback(server.kill)
-            while not nbd.exists():
-                assert server.poll() is None
-                time.sleep(0.01)
-        host = running_host(make_devices(disks=[disk.format(path=path, qcow2=qcow2, nbd=nbd)]))
+        if disk.endswith((".qcow2", ".vhdx")):
+            kind = disk.rpartition(".")[2]
+            subprocess.run(["qemu-img", "create", "-q", "-f", kind, tmp_path / f"disk.{kind}", "64M"], check=True)
+        for name, command in NBD_SERVERS.items():
+            if disk.endswith(name):
+                servers.enter_context(nbd_server(command, tmp_path / name, path))
+        host = running_host(make_devices(disks=[disk.format(path=path, folder=tmp_path)]))
         guest = linux_guest(host.address, ["wait-path /dev/sda 10", "disk-load /dev/sda 2 8 7"])
         assert guest.wait(60) == ExitStatus.DONE
         assert complaints(guest) == []
