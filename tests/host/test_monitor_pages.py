@@ -179,7 +179,7 @@ def test_a_guest_without_monitor_pages_is_served_by_hypercalls(disk: str) -> Non
         Workload(pair.guest).run_round()
         before = partition.monitor.signals_to_host
         pair.in_host(lambda: partition.monitor.use(pair.guest.memory, None))
-        pair.guest._drop_monitor_page()
+        pair.guest._drop_pages()
         Workload(pair.guest, seed=2)
         assert partition.monitor.signals_to_host == before
 
