@@ -63,12 +63,17 @@ def test_a_guest_that_unloads_leaves_the_primary_channel_alone() -> None:
         assert pair.offered() == [0], "a kernel that follows has to ask for its own"
 
 
-def test_a_device_that_is_taken_away_takes_its_subchannels_back_first() -> None:
+def test_a_device_that_is_taken_away_takes_its_subchannels_back_first(monkeypatch: pytest.MonkeyPatch) -> None:
     with Pair() as pair:
         pair.link()
         gone: list[int] = []
         rescinded = pair.guest.bus.rescinded
-        pair.guest.bus.rescinded = lambda channel_id: (gone.append(channel_id), rescinded(channel_id))[1]  # type: ignore[method-assign]
+
+        def noted(channel_id: int) -> None:
+            gone.append(channel_id)
+            rescinded(channel_id)
+
+        monkeypatch.setattr(pair.guest.bus, "rescinded", noted)
         index = {channel_id: offer.subchannel_index for channel_id, offer in pair.guest.offers.items()}
         pair.in_host(lambda: pair.host.slots[0].rescind())
         assert pair.guest.loop.run(lambda: not pair.guest.offers, timeout=10)
