@@ -27,6 +27,7 @@ def sysfs(tmp_path: Path) -> Path:
         (device / "class_id").write_text(f"{{{interface}}}\n")
         (device / "id").write_text(f"{channel_id}\n")
     (bus / "devices" / str(CARD) / "monitor_id").write_text("3\n")
+    (bus / "devices" / str(CARD) / "client_monitor_latency").write_text("1000\n")
     (bus / "devices" / str(DISK) / "uio/uio0").mkdir(parents=True)
     return tmp_path
 
@@ -37,7 +38,7 @@ def test_devices_are_listed_with_their_driver_and_how_they_are_signalled(
     assert main(["uio", "--sysfs", str(sysfs), "list"]) == 0
     lines = [line.split(maxsplit=5) for line in capsys.readouterr().out.splitlines()]
     assert lines[1:] == [
-        [str(CARD), "net", "5", "hv_netvsc", "-", "monitor 3"],
+        [str(CARD), "net", "5", "hv_netvsc", "-", "monitor 3, within 100 us"],
         [str(DISK), "scsi", "6", "uio_hv_generic", "uio0", "hypercall"],
     ]
 

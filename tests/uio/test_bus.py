@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
 from vmbus.cli.uio import Listener
+from vmbus.devices.echo import Echo
 from vmbus.drivers.driver import DriverError
 from vmbus.drivers.echo import EchoDriver, EchoLoad, exchange
 from vmbus.memory import PAGE_SIZE
 from vmbus.monitor_page import MonitorPageView
 from vmbus.ring.errors import InvalidRingPointer
+from vmbus.testing.partitions import PartitionPair
 from vmbus.transport.uio import DeviceGone, UioMap
 
 if TYPE_CHECKING:
@@ -86,6 +89,15 @@ def test_a_host_that_writes_a_bad_index_fails_its_channel(open_bus: OpenBus) -> 
     with pytest.raises(InvalidRingPointer):
         bus.wait(answer, 5)
     assert bus.gone is None
+
+
+def test_the_same_driver_works_in_a_guest_of_our_own(partition_pair: Callable[..., PartitionPair]) -> None:
+    assert EchoDriver.interface_ids == (Echo.interface_id,)
+    pair = partition_pair([Echo()], [EchoDriver])
+    driver = pair.guest.driver(EchoDriver)
+    pair.guest.bus.wait(driver.ready)
+    exchange(pair.guest.bus, driver, LOAD)
+    assert driver.exchanged == LOAD.packets
 
 
 def test_memory_of_our_own_cannot_be_shared(open_bus: OpenBus) -> None:

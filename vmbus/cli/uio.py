@@ -61,19 +61,26 @@ def list_(
         return
     rows = [("INSTANCE", "INTERFACE", "CHANNEL", "DRIVER", "UIO", "SIGNALLED BY")]
     for device in devices:
-        signal = f"monitor {device.monitor_id}" if device.monitor_allocated else "hypercall"
         driver, file = device.driver or "-", device.uio or "-"
-        rows.append((str(device.instance_id), device.name, str(device.channel_id), driver, file, signal))
+        rows.append((str(device.instance_id), device.name, str(device.channel_id), driver, file, _signal(device)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _signal(device: uio.SysfsDevice) -> str:
+    if not device.monitor_allocated:
+        return "hypercall"
+    latency = device.monitor_latency
+    return f"monitor {device.monitor_id}" + ("" if latency is None else f", within {latency:g} us")
 
 
 def _as_dict(device: uio.SysfsDevice) -> dict[str, Any]:
     wanted = ("interface_id", "instance_id", "channel_id", "driver", "uio")
     told = {name: value for name, value in dataclasses.asdict(device).items() if name in wanted}
     told |= {"name": device.name, "monitor_id": device.monitor_id if device.monitor_allocated else None}
-    return {name: value if isinstance(value, int | None) else str(value) for name, value in told.items()}
+    told["monitor_latency_us"] = device.monitor_latency
+    return {name: value if isinstance(value, int | float | None) else str(value) for name, value in told.items()}
 
 
 @app.command()

@@ -51,6 +51,12 @@ class SysfsDevice:
         return interface_name(self.interface_id)
 
     @property
+    def monitor_latency(self) -> float | None:
+        """How late the host may look at the monitor bit, in microseconds; None without a monitor id."""
+        latency = read_number(self.directory / "client_monitor_latency") if self.monitor_allocated else None
+        return None if latency is None else latency / 10
+
+    @property
     def channel_directory(self) -> Path:
         return self.directory / "channels" / str(self.channel_id)
 
