@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dissectors.commands.options import DecodeAs, Jobs, ShowProgress, channels, tell_damage
+from dissectors.commands.options import DecodeAs, Jobs, ShowProgress, channels, tell_damage, tell_unknown
 from dissectors.engine import Session
 from dissectors.engine.source import decode_capture, decode_file
 from dissectors.jobs import job_count
@@ -55,11 +55,13 @@ def command(
                 _tell(finding, as_json)
     finally:
         bar.close()
+    tell_unknown(source, check.unknown, check.count)
     if not as_json:
         for (rule, channel), times in sorted(check.repeats.items()):
             if times > MAX_REPEATS:
                 print(f"{rule} {channel or 'control plane'}: {times - MAX_REPEATS} more like these")
-        print(f"{check.count} records, {told} findings" if told else f"{check.count} records, nothing found")
+        said = f"{told} finding{'s' * (told != 1)}" if told else "nothing found"
+        print(f"{check.count} records, {said}")
     if worst is Severity.ERROR:
         raise typer.Exit(1)
 
@@ -69,7 +71,7 @@ class _Check:
 
     def __init__(self, source: str, decode_as: dict[int, Protocol], jobs: int, bar: ProgressBar) -> None:
         self.repeats: Counter[tuple[str, str]] = Counter()
-        self.count = 0
+        self.count = self.unknown = 0
         self._source = source
         self._decode_as = decode_as
         self._jobs = jobs
@@ -80,7 +82,7 @@ class _Check:
         if self._jobs > 1:
             shared = SharedCheck(self._source, self._decode_as, self._jobs)
             yield from shared.findings(self._bar.advance, tell_damage)
-            self.repeats, self.count = shared.repeats, shared.count
+            self.repeats, self.count, self.unknown = shared.repeats, shared.count, shared.unknown
             return
         session = Session(self._decode_as)
         checker = Checker(session)
@@ -94,7 +96,7 @@ class _Check:
             if store is not None and not item.number % _TELL_EVERY:
                 self._bar.advance(store.size, item.number)
         yield from checker.finish()
-        self.repeats, self.count = checker.repeats, session.count
+        self.repeats, self.count, self.unknown = checker.repeats, session.count, session.unknown
 
 
 def _tell(finding: Finding, as_json: bool) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -24,6 +25,8 @@ from dissectors.engine.parts import Part
 from dissectors.engine.source import decode_capture
 from dissectors.reading import Reading
 from vmbus.capture.store import is_file
+from vmbus.cli.files import check_output
+from vmbus.errors import VmbusError
 
 application = typer.Typer(
     add_completion=False,
@@ -31,6 +34,11 @@ application = typer.Typer(
     no_args_is_help=True,
     help="Take frames, disk contents, streams or tables out of a capture.",
 )
+
+
+class NothingToExport(VmbusError):
+    """The capture has nothing of what was asked for."""
+
 
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="What to write.")]
 
@@ -52,6 +60,13 @@ def _items(
             yield item
 
 
+def _begun(source: str, target: Path, items: Iterator[Decoded]) -> Iterable[Decoded]:
+    """The same items, of which one has been read: a source that cannot be read must not cost a file that is there."""
+    check_output(target, Path(source))
+    first = next(items, None)
+    return () if first is None else chain((first,), items)
+
+
 @application.command("ethernet")
 def ethernet(
     source: Source,
@@ -64,34 +79,53 @@ def ethernet(
     from dissectors.exports.ethernet import export_frames
 
     items = _items(source, display_filter, decode_as, of="kind == external && protocol == nvsp", progress=progress)
+    begun = _begun(source, target, items)
     with target.open("wb") as file:
-        print(f"{export_frames(items, file)} frames")
+        print(f"{export_frames(begun, file)} frames")
 
 
 @application.command("disk")
 def disk(
     source: Source,
     target: Target,
-    channel: Annotated[int | None, typer.Option(help="The controller's channel; by default the first.")] = None,
-    lun: Annotated[int, typer.Option(help="Which of its disks.")] = 0,
-    block_size: Annotated[int, typer.Option(help="Bytes of a block.")] = 512,
+    channel: Annotated[int | None, typer.Option(help="A channel of its controller; by default the first.")] = None,
+    lun: Annotated[int, typer.Option(min=0, max=255, help="Which of its disks.")] = 0,
+    block_size: Annotated[int, typer.Option(min=1, max=1 << 20, help="Bytes of a block.")] = 512,
+    display_filter: Wanted = "",
     decode_as: DecodeAs = None,
     progress: ShowProgress = True,
 ) -> None:
     """The blocks of a disk that were read or written, as a sparse image."""
     from dissectors.exports.disk import export_disk
 
+    items = _items(source, display_filter, decode_as, of="kind == external && protocol == vstor", progress=progress)
+    begun = _begun(source, target, items)
     with target.open("wb") as file:
-        items = _items(source, "", decode_as, of="kind == external && protocol == vstor", progress=progress)
-        print(f"{export_disk(items, file, channel=channel, lun=lun, block_size=block_size)} bytes")
+        found = export_disk(begun, file, channel=channel, lun=lun, block_size=block_size)
+    print(f"{found.size} bytes of {found.requests} requests")
+    if found.cut:
+        print(
+            f"vmbus: of {found.cut} requests the data was recorded only in part (see --snap of vmbus host): "
+            "the image has holes where it is missing",
+            file=sys.stderr,
+        )
+    if not found.requests:
+        controller = "the first controller" if channel is None else f"the controller of channel {channel}"
+        raise NothingToExport(f"nothing that {controller} read or wrote on LUN {lun} was recorded")
 
 
 @application.command("sockets")
-def sockets(source: Source, target: Target, decode_as: DecodeAs = None, progress: ShowProgress = True) -> None:
+def sockets(
+    source: Source,
+    target: Target,
+    display_filter: Wanted = "",
+    decode_as: DecodeAs = None,
+    progress: ShowProgress = True,
+) -> None:
     """The streams of Hyper-V sockets, each in a file of the folder TARGET."""
     from dissectors.exports.sockets import export_sockets
 
-    items = _items(source, "", decode_as, of="kind == packet && protocol == hvsocket", progress=progress)
+    items = _items(source, display_filter, decode_as, of="kind == packet && protocol == hvsocket", progress=progress)
     for path in export_sockets(items, target):
         print(path)
 
@@ -109,6 +143,7 @@ def json_lines(
     if target is None:
         _write_json(source, sys.stdout, display_filter, decode_as, jobs, progress and not sys.stdout.isatty())
         return
+    check_output(target, Path(source))
     with target.open("w+", encoding="utf-8") as file:
         _write_json(source, file, display_filter, decode_as, jobs, progress)
         file.seek(0)
@@ -139,4 +174,5 @@ def parquet(source: Source, target: Target, display_filter: Wanted = "", decode_
     """Every record as a row of a Parquet file; needs the analysis extra."""
     from dissectors.exports.tables import export_parquet
 
-    print(f"{export_parquet(_items(source, display_filter, decode_as), target)} records")
+    begun = _begun(source, target, _items(source, display_filter, decode_as))
+    print(f"{export_parquet(begun, target)} records")

@@ -9,6 +9,7 @@ import typer
 
 from dissectors.engine.source import UnknownProtocol, decode_as_option
 from vmbus.capture.walk import Damage
+from vmbus.errors import VmbusError
 from vmbus.wire.protocols import Protocol
 
 if TYPE_CHECKING:
@@ -37,6 +38,18 @@ ShowProgress = Annotated[
 def tell_damage(damage: Damage) -> None:
     """Bytes of a capture that could not be read: one line on stderr."""
     print(f"vmbus: {damage}", file=sys.stderr)
+
+
+class NoVmbusRecords(VmbusError):
+    """A capture of something else."""
+
+
+def tell_unknown(source: str, unknown: int, records: int) -> None:
+    """Say how many records of a capture are none of VMBus; raise :class:`NoVmbusRecords` if all are."""
+    if unknown and unknown == records:
+        raise NoVmbusRecords(f"{source} has no VMBus records: its {records:,} are of something else")
+    if unknown:
+        print(f"vmbus: {unknown:,} of {records:,} records are not VMBus records", file=sys.stderr)
 
 
 def compiled(text: str) -> Filter | None:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from dissectors.commands.options import channels
+from dissectors.commands.options import channels, tell_damage
 from dissectors.engine import Session
 from dissectors.exports.scrub import scrub
+from vmbus.cli.files import check_output
 
 
 def command(
@@ -21,6 +22,5 @@ def command(
     ] = None,
 ) -> None:
     """Copy a capture and blank its payloads, so that it can be shared."""
-    if target.exists() and target.samefile(source):
-        raise typer.BadParameter("the copy cannot be the capture itself")
-    print(f"{scrub(source, target, Session(channels(decode_as)))} bytes blanked")
+    check_output(target, source)
+    print(f"{scrub(source, target, Session(channels(decode_as)), tell_damage)} bytes blanked")

@@ -16,6 +16,7 @@ from dissectors.commands.options import (
     channels,
     compiled,
     tell_damage,
+    tell_unknown,
 )
 from dissectors.reading import Reading
 from dissectors.statistics import take_statistics
@@ -35,5 +36,7 @@ def command(
     """Print statistics of a capture."""
     wanted, protocols = compiled(display_filter), channels(decode_as)
     reading = Reading(source, protocols, wanted=wanted, jobs=jobs, progress=progress, on_damage=tell_damage)
-    found = take_statistics(reading, interval)
-    print(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
+    report = take_statistics(reading, interval)
+    found = report.as_dict()
+    tell_unknown(source, found["unknown"], found["records"])
+    print(json.dumps(found) if as_json else "\n".join(report.lines()))

@@ -52,6 +52,8 @@ class Session:
         self.decode_as = dict(decode_as or {})
         self.plane = ControlState(self._make_dialect)
         self.count = 0
+        self.unknown = 0
+        """Records that are none of VMBus, or that no version of ours wrote."""
         self._control = ControlPlane()
         self._unknown = Dialect()
         self._foreign = Foreign()
@@ -93,6 +95,7 @@ class Session:
         header = record.header
         if record.interface.link_type != LINK_TYPE:
             self.count = record.number
+            self.unknown += 1
             item = Decoded(record.number, record.time_ns, record.body, self._foreign)
         else:
             data = record.body if header is None else header.build().ljust(header.header_size, b"\0") + record.body
@@ -109,21 +112,17 @@ class Session:
         self.count = number or self.count + 1
         item = Decoded(self.count, time_ns, data, self._unknown)
         if len(data) < _HEAD.size:
-            item.notes.append(f"the record has {len(data)} bytes; its header alone has {HEADER_SIZE}")
-            return item
+            return self._is_unknown(item, f"the record has {len(data)} bytes; its header alone has {HEADER_SIZE}")
         version, kind, header_size, item.direction, _, item.flags, item.channel_id, _ = _HEAD.unpack_from(data)
         item.kind = kind
         if version != VERSION:
-            item.notes.append(f"the record has version {version}, this program knows {VERSION}")
-            item.kind = 0
-            return item
+            return self._is_unknown(item, f"the record has version {version}, this program knows {VERSION}")
         if kind not in RECORD_FORMATS:
             item.notes.append(f"the record is of an unknown kind {kind}")
             return item
         if not HEADER_SIZE <= header_size <= len(data):
-            item.notes.append(f"the record says that its body starts at byte {header_size} of {len(data)}")
-            item.kind = 0
-            return item
+            what = f"the record says that its body starts at byte {header_size} of {len(data)}"
+            return self._is_unknown(item, what)
         item.body_at = header_size
         if kind == _PACKET:
             self._packet(item)
@@ -133,6 +132,12 @@ class Session:
             self._message(item)
         elif item.channel_id:
             item.channel = self.plane.life(item.channel_id)
+        return item
+
+    def _is_unknown(self, item: Decoded, what: str) -> Decoded:
+        item.kind = 0
+        item.notes.append(what)
+        self.unknown += 1
         return item
 
     def _message(self, item: Decoded) -> None:

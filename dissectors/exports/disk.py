@@ -7,6 +7,7 @@ request to get them whole.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from dissectors.engine import Decoded
@@ -25,22 +26,35 @@ _LUN_AT = SRB_AT + 7
 _EXTERNAL_OFFSET_AT = 28
 
 
+@dataclass(slots=True)
+class Exported:
+    """What of a disk was in the capture."""
+
+    requests: int = 0
+    """Reads and writes with data."""
+    size: int = 0
+    """Bytes written to the image; blocks that were seen twice count twice."""
+    cut: int = 0
+    """Requests of which a part of the data was not recorded."""
+
+
 def export_disk(
     items: Iterable[Decoded], target: BinaryIO, *, channel: int | None = None, lun: int = 0, block_size: int = 512
-) -> int:
-    """Write the blocks of one disk to their places; returns how many bytes.
+) -> Exported:
+    """Write the blocks of one disk to their places.
 
-    Of ``channel`` None, the first storage channel and its subchannels are meant.
+    ``channel`` is any channel of its controller, whose other channels count too; None is the first controller.
     """
     instance = None
-    written = 0
+    found = Exported()
     for item in items:
         if item.kind != RecordKind.EXTERNAL or item.request is None or not isinstance(item.dialect, Storage):
             continue
         life = item.channel
         assert life is not None
-        instance = instance or life.instance_id
-        if (channel is None and life.instance_id != instance) or (channel is not None and item.channel_id != channel):
+        if instance is None and channel in (None, item.channel_id):
+            instance = life.instance_id
+        if life.instance_id != instance:
             continue
         cdb = cdb_of(item.request)
         place = blocks_of(cdb)
@@ -50,8 +64,10 @@ def export_disk(
         data = bytes(item.data[item.body_at :])
         target.seek(place[0] * block_size + offset)
         target.write(data)
-        written += len(data)
-    return written
+        found.requests += 1
+        found.size += len(data)
+        found.cut += item.is_cut
+    return found
 
 
 def _lun(request: Decoded) -> int:

@@ -2,22 +2,28 @@
 
 Blanked are the fields that the declarations call payload (blocks of disks, Ethernet frames, bytes of sockets ...), data
 outside the ring of unknown meaning, packets of unknown devices, and what consoles and kernel logs said.  Of a frame the
-type is kept.  All lengths, times, commands, addresses of blocks and identifiers stay as they are.
+type is kept.  All lengths, times, commands, addresses of blocks and identifiers stay as they are.  What is not
+understood is blanked whole: records that are none of VMBus, blocks that hold no records, and bytes that are damaged.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from dissectors.engine import Decoded, Session
 from dissectors.engine.dialects.network import Network, frame_parts
+from vmbus.capture import blocks
+from vmbus.capture.reader import PACKET_BLOCKS
 from vmbus.capture.store import CaptureStore
+from vmbus.capture.walk import BlockWalker, Damage
 from vmbus.wire.capture import NoteKind, NoteRecord, RecordKind
 from vmbus.wire.schema import WireError
 
 _KEPT_NOTES = frozenset({NoteKind.TEXT, NoteKind.PROBLEM})
+_KEPT_BLOCKS = PACKET_BLOCKS | {blocks.SECTION_HEADER, blocks.INTERFACE_DESCRIPTION, blocks.INTERFACE_STATISTICS}
 _ETHERTYPE = slice(12, 14)
 
 
@@ -46,7 +52,12 @@ def private_ranges(item: Decoded) -> Iterator[tuple[int, int]]:
             yield node.offset, node.offset + node.size
 
 
-def scrub(source: Path, target: Path, session: Session | None = None) -> int:
+def scrub(
+    source: Path,
+    target: Path,
+    session: Session | None = None,
+    on_damage: Callable[[Damage], None] = lambda damage: None,
+) -> int:
     """Copy a capture and blank its private bytes in the copy; returns how many bytes were blanked."""
     session = session or Session()
     store = CaptureStore.open(source)
@@ -55,13 +66,31 @@ def scrub(source: Path, target: Path, session: Session | None = None) -> int:
         shutil.copyfile(source, target)
         blanked = 0
         with target.open("r+b") as file:
-            for index in range(len(store)):
-                item = session.feed_bytes(store.data(index), int(store.columns.time[index]), index + 1)
-                at = store.data_offset(index)
-                for start, stop in private_ranges(item):
-                    file.seek(at + start)
-                    file.write(bytes(stop - start))
-                    blanked += stop - start
+            for start, stop in chain(_outside_records(source, on_damage), _in_records(store, session)):
+                file.seek(start)
+                file.write(bytes(stop - start))
+                blanked += stop - start
         return blanked
     finally:
         store.close()
+
+
+def _in_records(store: CaptureStore, session: Session) -> Iterator[tuple[int, int]]:
+    times, kinds = store.columns.time.tolist(), store.columns.kind.tolist()
+    for index, kind in enumerate(kinds):
+        at, data = store.data_offset(index), store.data(index)
+        if not kind:
+            yield at, at + len(data)
+            continue
+        for start, stop in private_ranges(session.feed_bytes(data, times[index], index + 1)):
+            yield at + start, at + stop
+
+
+def _outside_records(source: Path, on_damage: Callable[[Damage], None]) -> Iterator[tuple[int, int]]:
+    with source.open("rb") as file:
+        for found in BlockWalker(file):
+            if isinstance(found, Damage):
+                on_damage(found)
+                yield found.offset, found.offset + found.skipped
+            elif found.block_type not in _KEPT_BLOCKS:
+                yield found.offset + 8, found.offset + 8 + len(found.body)

@@ -45,6 +45,8 @@ class SharedCheck:
         self.repeats: Counter[tuple[str, str]] = Counter()
         self.count = 0
         """Records that were read."""
+        self.unknown = 0
+        """Those of them that are none of VMBus."""
         self._source = source
         self._decode_as = decode_as
         self._jobs = jobs
@@ -76,9 +78,9 @@ class SharedCheck:
                         yield found
                     case int() as done, int() as records:
                         progress(done, records)
-                    case Counter() as repeats, int() as count:
+                    case Counter() as repeats, int() as count, int() as unknown:
                         self.repeats += repeats
-                        self.count = count
+                        self.count, self.unknown = count, unknown
                         return
                     case Exception() as error:
                         raise error
@@ -104,7 +106,7 @@ class SharedCheck:
                 if not item.number % _TELL_EVERY:
                     connection.send((store.size, item.number))
             tell(_AT_END, checker.finish())
-            done: Any = (checker.repeats, session.count)
+            done: Any = (checker.repeats, session.count, session.unknown)
             connection.send(done)
         except Exception as error:  # told in one line by the parent
             connection.send(error)

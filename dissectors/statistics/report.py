@@ -107,18 +107,12 @@ class Report:
         return sorted(rows, key=lambda row: (int(row["channel"].split()[0]), row["operation"]))
 
     def throughput(self) -> list[dict[str, Any]]:
-        """Records and bytes in each step of time."""
-        steps = self._tally.steps
-        if not steps:
-            return []
-        first = min(min(steps), 0)
+        """Records and bytes in each step of time in which there are any."""
+        steps = sorted(self._tally.steps.items())
+        first = min(steps[0][0], 0) if steps else 0
         return [
-            {
-                "second": round((step - first) * self._interval, 6),
-                "records": steps[step].records if step in steps else 0,
-                "bytes": steps[step].bytes if step in steps else 0,
-            }
-            for step in range(first, max(steps) + 1)
+            {"second": round((step - first) * self._interval, 6), "records": count.records, "bytes": count.bytes}
+            for step, count in steps
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,6 +121,7 @@ class Report:
         seconds = 0 if tally.first_ns is None else tally.last_ns - tally.first_ns
         return {
             "records": tally.records,
+            "unknown": tally.unknown,
             "seconds": round(seconds / 1e9, 6),
             "channels": self.channels(),
             "protocols": self.protocols(),

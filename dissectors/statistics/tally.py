@@ -68,6 +68,11 @@ class Tally:
     def records(self) -> int:
         return sum(count.records for count in self.counts.values())
 
+    @property
+    def unknown(self) -> int:
+        """Records that are none of VMBus."""
+        return sum(count.records for (_, kind), count in self.counts.items() if not kind)
+
     def add(self, measure: Measure, passes: Mask | None = None) -> None:
         """Count a part; ``passes`` are the records that a filter lets through, None: all."""
         if not len(measure.part):

@@ -33,7 +33,8 @@ def test_ethernet_frames_become_an_ordinary_capture(card: Script, tmp_path: Path
 
 def test_blocks_of_a_disk_lie_at_their_places(disk: Script) -> None:
     image = io.BytesIO()
-    assert export_disk(disk.decode(), image) == 256
+    found = export_disk(disk.decode(), image)
+    assert (found.requests, found.size, found.cut) == (1, 256, 1)
     assert len(image.getvalue()) == 2048 * 512 + 256
 
 
