@@ -28,6 +28,7 @@ from vmbus.wire.hypervisor import (
     HvMessageType,
     Msr,
 )
+from vmbus.wire.partition import POLLING_WORD_OFFSET
 
 MAX_QUEUED = 4096
 """Messages that wait for a guest's slot; a guest that never empties it gets no more (its connection ends)."""
@@ -60,12 +61,13 @@ class SynicVp:
     they name is checked when it is used.
     """
 
-    def __init__(self, index: int, memory: GuestMemory, interrupt: int) -> None:
+    def __init__(self, index: int, memory: GuestMemory, interrupt: int, *, has_polling_word: bool = False) -> None:
         os.set_blocking(interrupt, False)  # the guest made it; a full one must not stop us
         self.index = index
         self.registers: dict[int, int] = {}
         self._memory = memory
         self._interrupt = interrupt
+        self._has_polling_word = has_polling_word
         self._messages: CtypesAtomicView | None = None
         self._message_page: memoryview | None = None
         self._flags: CtypesAtomicView | None = None
@@ -130,14 +132,24 @@ class SynicVp:
         self.post_message(sint, message_type, payload, number)
 
     def signal_event(self, sint: int, flag: int) -> bool:
-        """Set an event flag and interrupt the processor if it was clear; False when the guest cannot be reached."""
+        """Set an event flag; interrupt the processor if it was clear and is not polled.
+
+        False when the guest cannot be reached.
+        """
         if self._flags is None or not self._accepts(sint) or not 0 <= flag < EVENT_FLAG_COUNT:
             return False
         offset = sint * EVENT_FLAGS_SIZE + flag // 64 * 8
         bit = 1 << (flag & 63)
-        if not self._flags.fetch_or64(offset, bit) & bit:
+        if not self._flags.fetch_or64(offset, bit) & bit and not self._is_polled:
             self.interrupt()
         return True
+
+    @property
+    def _is_polled(self) -> bool:
+        """Whether the guest says that it sees flags by itself; asked after one was set, as the guest looks after it has
+        said so no longer.
+        """
+        return self._has_polling_word and self._flags is not None and self._flags.load32(POLLING_WORD_OFFSET) != 0
 
     def can_signal(self, sint: int) -> bool:
         """Whether the guest has set the processor up so that events of ``sint`` reach it."""

@@ -171,6 +171,34 @@ def test_every_watched_channel_is_looked_at_however_busy_another_is() -> None:
     loop.close()
 
 
+def test_nothing_is_watched_for_a_while_when_others_need_the_processor() -> None:
+    class Fake:
+        busy_at = 0
+        rests = False
+
+        def has_packets(self, nanoseconds: int) -> bool:
+            time.sleep(nanoseconds / 1e9 * 200)  # we were not running in between
+            return False
+
+        def service(self) -> None:
+            raise AssertionError("it has no packets")
+
+        def rest(self) -> None:
+            self.rests = True
+
+    loop, channel = Loop(), Fake()
+    spinner = Spinner(loop, 1e9)
+    channel.busy_at = time.monotonic_ns()
+    assert spinner.takes(channel, 0)
+    loop.run(timeout=0.05)
+    assert channel.rests
+    assert not spinner.takes(channel, 0)
+    time.sleep(0.1)
+    assert spinner.takes(channel, 0)
+    spinner.drop(channel)
+    loop.close()
+
+
 def test_nobody_spins_on_a_single_processor_or_when_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop()
     assert spinner_for(loop, 0) is None

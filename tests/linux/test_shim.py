@@ -26,6 +26,7 @@ from vmbus.testing.fake_host import (
     Frame,
 )
 from vmbus.testing.linux import StartGuest
+from vmbus.wire.partition import PartitionFeatures
 
 pytestmark = pytest.mark.linux
 
@@ -56,7 +57,8 @@ def test_the_hello_says_where_guest_memory_begins_and_the_synic_pages_lie_above(
     (hello,) = host.hellos
     assert hello.memory_size == 96 << 20
     assert 0 < hello.first_gpa < 32 << 20 and hello.first_gpa % 4096 == 0
-    assert hello.vp_count == 1 and hello.last_sequence == 0 and hello.features == 0
+    assert hello.vp_count == 1 and hello.last_sequence == 0
+    assert hello.features == PartitionFeatures.POLLING_WORD
     for register in SIMP, SIEFP:
         assert host.registers[register] & 1
         assert hello.first_gpa <= host.registers[register] & ~0xFFF < hello.memory_size
@@ -92,8 +94,8 @@ def test_a_guest_whose_host_dies_stops_with_a_clear_message(
     assert "vmbus: host closed the connection" in guest.lines
 
 
-@pytest.mark.parametrize(("append", "kind"), [([], "anon_inode:[eventfd]"), (["vmbus_interrupt=pipe"], "pipe:")])
-def test_the_interrupt_is_an_eventfd_or_a_pipe(
+@pytest.mark.parametrize(("append", "kind"), [([], "pipe:"), (["vmbus_interrupt=eventfd"], "anon_inode:[eventfd]")])
+def test_the_interrupt_is_a_pipe_or_an_eventfd(
     host: FakeHost, linux_guest: StartGuest, append: list[str], kind: str
 ) -> None:
     guest = linux_guest(host.path, ["report", "say ready", "sleep 30"], append=append)
@@ -133,7 +135,7 @@ def test_a_reconnecting_guest_survives_its_host_and_sends_everything_again(
         time.sleep(0.25)
     assert guest.wait(20) == ExitStatus.DONE
     first, *later = host.hellos
-    assert len(later) == 3 and first.features == RECONNECT
+    assert len(later) == 3 and first.features == RECONNECT | PartitionFeatures.POLLING_WORD
     assert all(hello.guest_id == first.guest_id and hello.last_sequence > 0 for hello in later)
     assert {register: host.registers[register] for register in (SIMP, SIEFP, SINT2, SCONTROL)} == {
         register: before[register] for register in (SIMP, SIEFP, SINT2, SCONTROL)

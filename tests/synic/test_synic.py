@@ -10,6 +10,7 @@ import pytest
 from vmbus.memory import GuestMemory, OutsideGuestMemory
 from vmbus.synic import MAX_QUEUED, GuestSynicVp, MessageQueueFull, SynicVp
 from vmbus.wire.hypervisor import Msr
+from vmbus.wire.partition import POLLING_WORD_OFFSET
 
 SINT = 2
 
@@ -117,3 +118,24 @@ def test_a_full_interrupt_pipe_of_a_guest_does_not_stop_its_host() -> None:
     host.close()
     os.close(read)
     memory.close()
+
+
+def test_a_guest_that_polls_its_flags_is_not_interrupted(ends: Ends) -> None:
+    ends.host = SynicVp(0, ends.memory, os.dup(ends.interrupt), has_polling_word=True)
+    ends.guest.enable(SINT)
+    word = ends.memory.view(5 * 4096 + POLLING_WORD_OFFSET, 4)
+    word[:] = b"\1\0\0\0"
+    assert ends.host.signal_event(SINT, 7)
+    assert ends.interrupts() == 0
+    assert ends.guest.take_event_flags(SINT) == [7]
+    word[:] = bytes(4)
+    ends.host.signal_event(SINT, 7)
+    assert ends.interrupts() == 1
+    word.release()
+
+
+def test_the_polling_word_of_a_guest_that_did_not_announce_it_is_nothing_special(ends: Ends) -> None:
+    ends.guest.enable(SINT)
+    ends.memory.write(5 * 4096 + POLLING_WORD_OFFSET, b"\1\0\0\0")
+    ends.host.signal_event(SINT, 7)
+    assert ends.interrupts() == 1

@@ -6,8 +6,9 @@ moment; a peer that sends meanwhile makes no signal, and nobody wakes anybody.  
 more, and waits for a signal as always.
 
 It is done only where it pays: when the packets before came in quick succession, and when the peer has a processor of
-its own.  An idle host does not spin, descriptors and timers are looked at in every round of the loop, and every
-watched channel is looked at in every round, however busy another one is.
+its own.  When time jumps while rings are watched, the machine has given our processor to somebody else, who needs it
+more: then nothing is watched for a while.  An idle host does not spin, descriptors and timers are looked at in every
+round of the loop, and every watched channel is looked at in every round, however busy another one is.
 
 Models: qemu ``util/aio-posix.c`` (``adjust_polling_time``), Linux ``drivers/cpuidle/governors/haltpoll.c``.
 """
@@ -25,6 +26,12 @@ SPIN_MICROSECONDS = 100
 
 _SLICE = 10_000
 """Nanoseconds after which calls from other threads, and the other channels, are looked at."""
+
+_JUMP = 1_000_000
+"""Nanoseconds that a slice never takes, unless somebody else has had the processor."""
+
+_REFRAIN = 100_000_000
+"""Nanoseconds for which nothing is watched then."""
 
 
 class SpinningChannel(Protocol):
@@ -49,11 +56,12 @@ class Spinner:
         self._loop = loop
         self._longest = round(microseconds * 1000)
         self._watched: dict[SpinningChannel, None] = {}
+        self._refrains_until = 0
         loop.lookout = self
 
     def takes(self, channel: SpinningChannel, gap: int) -> bool:
         """Whether a channel is watched from now on; ``gap`` is how long it waited for its last packets, in ns."""
-        if gap > self._longest:
+        if gap > self._longest or (self._refrains_until and time.monotonic_ns() < self._refrains_until):
             return False
         self._watched[channel] = None
         return True
@@ -63,21 +71,29 @@ class Spinner:
         self._watched.pop(channel, None)
 
     def look(self, *, may_wait: bool) -> None:
-        if not self._watched:
-            return
-        loop = self._loop
         nanoseconds = 0
-        while True:
+        while self._watched:
+            before = time.monotonic_ns()
             for channel in list(self._watched):
                 if channel.has_packets(nanoseconds):
                     self.drop(channel)
-                    loop.call_soon(channel.service)
-                elif time.monotonic_ns() - channel.busy_at >= self._longest:
+                    self._loop.call_soon(channel.service)
+                elif before - channel.busy_at >= self._longest:
                     self.drop(channel)
                     channel.rest()
-            if not may_wait or loop.has_calls or not self._watched:
+            if not may_wait or self._loop.has_calls:
                 return
-            nanoseconds = _SLICE // len(self._watched)
+            if nanoseconds and time.monotonic_ns() - before > _JUMP:
+                self._refrain()
+                return
+            nanoseconds = _SLICE // max(len(self._watched), 1)
+
+    def _refrain(self) -> None:
+        """Let all channels wait for signals, because others need the processor."""
+        self._refrains_until = time.monotonic_ns() + _REFRAIN
+        for channel in list(self._watched):
+            self.drop(channel)
+            channel.rest()
 
 
 def spinner_for(loop: Loop, microseconds: float = SPIN_MICROSECONDS) -> Spinner | None:

@@ -91,7 +91,10 @@ class HostPartition(PartitionChannels):
             )
         )
         self.guest_id = hello.guest_id
-        self.vps = [SynicVp(index, self.memory, os.dup(fd)) for index, fd in enumerate(descriptors[1:])]
+        polls = bool(hello.features & PartitionFeatures.POLLING_WORD)
+        self.vps = [
+            SynicVp(index, self.memory, os.dup(fd), has_polling_word=polls) for index, fd in enumerate(descriptors[1:])
+        ]
         servicing = self.host.servicing
         if servicing is not None and servicing.has_state_of(hello.guest_id):
             self._resume(servicing)
@@ -107,7 +110,7 @@ class HostPartition(PartitionChannels):
         )
         self.is_served = True
         self.host.guest_came()
-        known = PartitionFeatures.HOST_PAGES
+        known = PartitionFeatures.HOST_PAGES | PartitionFeatures.POLLING_WORD
         if servicing is not None:
             known |= PartitionFeatures.RECONNECT
         return HelloReply(features=hello.features & known)

@@ -49,10 +49,15 @@ class PartitionFeatures(OpenFlags):
 
     RECONNECT = 1
     HOST_PAGES = 2
+    POLLING_WORD = 4
 
 
 HOST_PAGE_COUNT = 2
 """So many pages at the end of its memory a guest with HOST_PAGES leaves to the host."""
+
+
+POLLING_WORD_OFFSET = 4092
+"""Where in the event flags page a guest with POLLING_WORD has the 32-bit word that says whether it polls them."""
 
 
 class NoteKind(OpenEnum):

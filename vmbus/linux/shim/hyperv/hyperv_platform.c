@@ -30,7 +30,7 @@
 
 static bool initialized;
 static int interrupt_fd;
-static bool interrupt_is_eventfd = true;
+static bool interrupt_is_eventfd;
 static void (*vmbus_handler)(void);
 static void (*crash_handler)(struct pt_regs *regs);
 
@@ -44,6 +44,8 @@ EXPORT_SYMBOL_GPL(hv_is_hyperv_initialized);
 
 void hv_set_msr(unsigned int msr, u64 value)
 {
+	if (msr == HV_X64_MSR_SIEFP)
+		polling_set_flags_page(value);
 	partition_set_register(msr, value);
 }
 EXPORT_SYMBOL_GPL(hv_set_msr);
@@ -119,19 +121,27 @@ void hv_remove_vmbus_handler(void)
 	vmbus_handler = NULL;
 }
 
+bool partition_handle_events(void)
+{
+	if (!vmbus_handler)
+		return false;
+	vmbus_handler();
+	return true;
+}
+
 static irqreturn_t partition_interrupt(int irq, void *unused)
 {
 	/* Empty the descriptor first: what the host raises from here on is a new interrupt. */
 	if (partition_user_drain(interrupt_fd))
 		partition_check_host();
-	if (vmbus_handler)
-		vmbus_handler();
+	partition_handle_events();
+	polling_interrupted();
 	return IRQ_HANDLED;
 }
 
 static int __init choose_interrupt(char *value)
 {
-	interrupt_is_eventfd = strcmp(value, "pipe");
+	interrupt_is_eventfd = !strcmp(value, "eventfd");
 	return 1;
 }
 __setup("vmbus_interrupt=", choose_interrupt);

@@ -134,7 +134,7 @@ static int say_hello(void)
 		.magic = PARTITION_MAGIC,
 		.major = PARTITION_MAJOR,
 		.minor = PARTITION_MINOR,
-		.features = reconnect_seconds ? PARTITION_FEATURE_RECONNECT : 0,
+		.features = PARTITION_FEATURE_POLLING_WORD | (reconnect_seconds ? PARTITION_FEATURE_RECONNECT : 0),
 		.memory_size = physmem_size,
 		.first_gpa = PAGE_ALIGN(__pa(uml_reserved)),
 		.vp_count = 1,

@@ -31,6 +31,13 @@ u64 partition_post_message(u32 connection_id, u32 message_type, const void *payl
 void partition_signal_event(u32 connection_id, u16 flag);
 void partition_note(u32 kind, const char *text, unsigned int length);
 
+/* What the interrupt does with events; polling.c calls it too, with interrupts off. False: nobody handles them. */
+bool partition_handle_events(void);
+
+/* polling.c: the event flags page as its register names it, and that the host had to interrupt. */
+void polling_set_flags_page(u64 siefp);
+void polling_interrupted(void);
+
 /* From a panic on nothing waits for a host to come back. */
 void partition_panicking(void);
 

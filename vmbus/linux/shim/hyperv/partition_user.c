@@ -228,6 +228,15 @@ int partition_user_watch(int sock)
 	return write(watcher_orders[1], &sock, sizeof(sock)) == sizeof(sock) ? 0 : -errno;
 }
 
+int partition_user_processors(void)
+{
+	cpu_set_t set;
+
+	/* The C library's function has the name of one of the kernel's, and would be that one here. */
+	memset(&set, 0, sizeof(set));
+	return syscall(SYS_sched_getaffinity, 0, sizeof(set), &set) < 0 ? 1 : CPU_COUNT(&set);
+}
+
 void partition_user_stop_watching(void)
 {
 	if (watcher_pid <= 0)

@@ -34,6 +34,9 @@ int partition_user_drain(int fd);
 /* Watch @sock instead of the one before: when the host closes it, the interrupt is raised. */
 int partition_user_watch(int sock);
 
+/* The processors of the machine that this process may run on. */
+int partition_user_processors(void);
+
 /* End the watching process. */
 void partition_user_stop_watching(void);
 

@@ -33,6 +33,7 @@ enum partition_hello_status {
 };
 
 #define PARTITION_FEATURE_RECONNECT	(1ull << 0)
+#define PARTITION_FEATURE_POLLING_WORD	(1ull << 2)
 
 enum partition_note_kind {
 	PARTITION_NOTE_LOG	= 1,
