@@ -49,6 +49,9 @@ _TAKEN = struct.Struct("<IIQII")  # read index before and after, packets taken s
 _SENT = struct.Struct("<IIQII")  # write index before and after, packets sent so far, loans, reserved
 _HEAD = struct.Struct("<IHHII IIQII")
 """An entry's head with that of its body."""
+_ONE_TAKEN = struct.Struct("<IHHII IIQII HHIIIQ")
+_ONE_SENT = struct.Struct("<IHHII IIQII Q")
+"""The whole of an entry for one packet: a guest that sends the next one when it has the answer waits for both."""
 _LOAN = struct.Struct("<QII")  # transaction id, bytes of the transfer-page ranges, reserved
 _PACKET = struct.Struct("<HHIIIQ")  # type, flags, bytes of extension, bytes of payload, reserved, transaction id
 _ACTIVE, _USED = 1, 2
@@ -162,39 +165,53 @@ class Journal:
 
     def taken(self, channel_id: int, before: int, after: int, packets: Sequence[RingPacket]) -> None:
         """A batch is about to be handled; what wants no completion is not remembered."""
-        debt = self._debt(channel_id)
+        debt = self.debts.get(channel_id) or self._new_debt(channel_id)
+        total = debt.taken_total + len(packets)
+        packet = packets[0]
+        if len(packets) == 1 and packet.flags & WANTS_COMPLETION and packet.packet_type != COMPLETION:
+            extension, payload = packet.extension, packet.payload
+            length = _ONE_TAKEN.size + len(extension) + len(payload) + 7 & ~7
+            entry = _ONE_TAKEN.pack(
+                *(length, TAKEN, 0, channel_id, 1, before, after, total, 0, 0),
+                *(packet.packet_type, packet.flags, len(extension), len(payload), 0, packet.transaction_id),
+            )
+            self._append(length, entry + extension + payload)
+            debt.take(packets, (), total)
+            return
         listed = [packet for packet in packets if packet.flags & WANTS_COMPLETION]
         given_back = [packet.transaction_id for packet in packets if packet.packet_type == COMPLETION]
-        total = debt.taken_total + len(packets)
         parts = _taken_parts(given_back, listed)
-        self._append(TAKEN, channel_id, len(listed), (before, after, total, len(given_back), 0), parts)
+        length = _length(parts)
+        head = (length, TAKEN, 0, channel_id, len(listed), before, after, total, len(given_back), 0)
+        self._append(length, b"".join((_HEAD.pack(*head), *parts)))
         debt.take(listed, given_back, total)
 
     def sent(self, channel_id: int, before: int, after: int, packets: Sequence[OutgoingPacket]) -> None:
         """Packets are about to be shown to the guest."""
-        debt = self._debt(channel_id)
-        answered: list[int] = []
-        loans: list[tuple[int, bytes]] = []
-        for packet_type, _, transaction_id, extension, _ in packets:
-            if packet_type == COMPLETION:
-                answered.append(transaction_id)
-            elif packet_type == TRANSFER_PAGES:
-                loans.append((transaction_id, bytes(extension)))
+        debt = self.debts.get(channel_id) or self._new_debt(channel_id)
         total = debt.sent_total + len(packets)
+        if len(packets) == 1 and packets[0][0] == COMPLETION:
+            key = packets[0][2]
+            length = _ONE_SENT.size
+            self._append(length, _ONE_SENT.pack(length, SENT, 0, channel_id, 1, before, after, total, 0, 0, key))
+            debt.settle((key,), (), total)
+            return
+        answered = [packet[2] for packet in packets if packet[0] == COMPLETION]
+        loans = [(packet[2], bytes(packet[3])) for packet in packets if packet[0] == TRANSFER_PAGES]
         parts = _sent_parts(answered, loans)
-        self._append(SENT, channel_id, len(answered), (before, after, total, len(loans), 0), parts)
+        length = _length(parts)
+        head = (length, SENT, 0, channel_id, len(answered), before, after, total, len(loans), 0)
+        self._append(length, b"".join((_HEAD.pack(*head), *parts)))
         debt.settle(answered, loans, total)
 
-    def _debt(self, channel_id: int) -> ChannelDebt:
-        debt = self.debts.get(channel_id)
-        if debt is None:
-            debt = self.debts[channel_id] = ChannelDebt()
+    def _new_debt(self, channel_id: int) -> ChannelDebt:
+        debt = self.debts[channel_id] = ChannelDebt()
         return debt
 
     def closed(self, channel_id: int) -> None:
         """Nothing is owed on a channel any more."""
         if channel_id in self.debts:
-            self._append(CLOSED, channel_id, 0, (0, 0, 0, 0, 0), [])
+            self._append(_ENTRY.size, _ENTRY.pack(_ENTRY.size, CLOSED, 0, channel_id, 0))
             del self.debts[channel_id]
 
     def adopt(self, debts: Debts) -> None:
@@ -207,17 +224,18 @@ class Journal:
         self._view.release()
         self._map.close()
 
-    def _append(self, kind: int, channel_id: int, count: int, head: _BodyHead, parts: _Parts) -> None:
-        length = _length(parts)
+    def _append(self, length: int, entry: bytes) -> None:
         if self._used + length > self._turn_at:
             self._rewrite()  # everything before this entry was committed, and is in the debts
-        self._put(kind, channel_id, count, length, head, parts)
+        self._put(length, entry)
 
-    def _put(self, kind: int, channel_id: int, count: int, length: int, head: _BodyHead, parts: _Parts) -> None:
+    def _put(self, length: int, entry: bytes) -> None:
+        """Add an entry, which zeros fill up to ``length``."""
         used = self._used + length
         if used > self._half_size:
             raise JournalError(_TOO_MUCH)
-        entry = b"".join((_HEAD.pack(length, kind, 0, channel_id, count, *head), *parts)).ljust(length, b"\0")
+        if len(entry) < length:
+            entry = entry.ljust(length, b"\0")
         end = HEADER_SIZE + self._active * self._half_size + used
         self._map[end - length : end] = entry
         self._used = used
@@ -226,17 +244,17 @@ class Journal:
 
     def _rewrite(self) -> None:
         """Write what is owed into the other half, and make that the active one."""
-        entries: list[tuple[int, int, int, int, _BodyHead, _Parts]] = []
+        entries: list[tuple[int, bytes]] = []
         for channel_id, debt in self.debts.items():
             listed = debt.packets()
-            taken, sent = _taken_parts((), listed), _sent_parts((), debt.lent.items())
-            heads = (
-                (_NO_INDEX, _NO_INDEX, debt.taken_total, 0, 0),
-                (_NO_INDEX, _NO_INDEX, debt.sent_total, len(debt.lent), 0),
-            )
-            entries.append((TAKEN, channel_id, len(listed), _length(taken), heads[0], taken))
-            entries.append((SENT, channel_id, 0, _length(sent), heads[1], sent))
-        if sum(entry[3] for entry in entries) > self._half_size:
+            for kind, count, total, more, parts in (
+                (TAKEN, len(listed), debt.taken_total, 0, _taken_parts((), listed)),
+                (SENT, 0, debt.sent_total, len(debt.lent), _sent_parts((), debt.lent.items())),
+            ):
+                length = _length(parts)
+                head = _HEAD.pack(length, kind, 0, channel_id, count, _NO_INDEX, _NO_INDEX, total, more, 0)
+                entries.append((length, b"".join((head, *parts))))
+        if sum(length for length, _ in entries) > self._half_size:
             raise JournalError(_TOO_MUCH)
         other = 1 - self._active
         self._words[_USED + other] = 0
@@ -248,10 +266,6 @@ class Journal:
 
 
 _TOO_MUCH = "the guest is owed more answers than the journal can hold"
-
-
-_BodyHead = tuple[int, int, int, int, int]
-"""What stands at the start of every entry's body (``_TAKEN``, ``_SENT``; of CLOSED it means nothing)."""
 
 
 def _length(parts: _Parts) -> int:
