@@ -128,10 +128,17 @@ class HostPlayer:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        GuestConnection(connection, self._loop, self)
+
+    def admit(self, connection: GuestConnection) -> HostPlayer:
+        """One guest, once."""
         if self._connection is not None:
-            connection.close()  # one guest, once
-            return
-        self._connection = GuestConnection(connection, self._loop, self)
+            raise HelloRefused(FrameStatus.BUSY, "another guest is connected")
+        self._connection = connection
+        return self
+
+    def turned_away(self, connection: GuestConnection, reason: str) -> None:
+        """Nobody who counts."""
 
     def _depart(self, line: str) -> None:
         self.result.departures += 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import chain, count
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from vmbus.channel.spinning import SPIN_MICROSECONDS, spinner_for
@@ -21,22 +21,13 @@ from vmbus.tap import NoteKind, Tap
 from vmbus.transport import Address, listen
 from vmbus.transport.server import GuestConnection, HelloRefused
 from vmbus.wire.control_values import ALL_VERSIONS, Version
-from vmbus.wire.partition import FrameStatus, Hello, HelloReply
+from vmbus.wire.partition import FrameStatus
 
 log = logging.getLogger("vmbus.host")
 
 
-class _BusyHost:
-    """Answers a guest that comes while another is served."""
-
-    def hello(self, hello: Hello, descriptors: Sequence[int]) -> HelloReply:
-        raise HelloRefused(FrameStatus.BUSY, "another guest is connected")
-
-    def disconnected(self, reason: str) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> Any:  # no other operation is possible before a hello
-        raise AttributeError(name)
+MAX_WAITING = 16
+"""Connections that have not said hello; when one more comes, the first of them is closed."""
 
 
 class SocketService(Protocol):
@@ -84,6 +75,7 @@ class Host:
         self._listener: socket.socket | None = None
         self._address: Address | None = None
         self._connection: GuestConnection | None = None
+        self._waiting: list[GuestConnection] = []
         self.loop.on_error = self._internal_error
         self.leaving: list[DeviceSlot] = []
         """Devices that are not the host's any more, and that a guest has not let go of yet."""
@@ -149,13 +141,25 @@ class Host:
 
     def accept(self, connection: socket.socket) -> None:
         """Take a connected socket as a guest's; the host owns it from now on."""
+        if len(self._waiting) == MAX_WAITING:
+            self._waiting[0].close("too many have connected and said no hello")
+        self._waiting.append(GuestConnection(connection, self.loop, self))
+
+    def admit(self, connection: GuestConnection) -> HostPartition:
+        """A guest says hello: it gets the only place, unless another one has it."""
         if self._connection is not None:
             self._connection.catch_up()  # the last guest may be gone without our having seen it yet
         if self.partition is not None:
-            GuestConnection(connection, self.loop, _BusyHost())
-            return
+            raise HelloRefused(FrameStatus.BUSY, "another guest is connected")
+        self._waiting.remove(connection)
         self.partition = HostPartition(self)
-        self._connection = GuestConnection(connection, self.loop, self.partition)
+        self._connection = connection
+        return self.partition
+
+    def turned_away(self, connection: GuestConnection, reason: str) -> None:
+        """Somebody who had connected is gone and was no guest."""
+        self._waiting.remove(connection)
+        self.note(reason)
 
     def guest_came(self) -> None:
         """A guest's hello was accepted."""
@@ -214,6 +218,8 @@ class Host:
         if self.servicing is not None:
             self.servicing.suspend(self.partition)
         self.disconnect_guest("the host stops")
+        for connection in tuple(self._waiting):
+            connection.close("the host stops")
         if self._listener is not None and self._address is not None:
             self.loop.unwatch(self._listener.fileno())
             self._listener.close()

@@ -33,6 +33,8 @@ from vmbus.wire.partition import (
     SignalEvent,
 )
 
+HELLO_SECONDS = 5.0
+"""Who has connected and does not say hello for so long is no guest."""
 MAX_VPS = 64
 MAX_PAYLOAD = 240
 """Bytes of a hypervisor message's payload (TLFS, HV_MESSAGE_PAYLOAD_BYTE_COUNT)."""
@@ -78,13 +80,27 @@ class PartitionHost(Protocol):
         ...
 
 
+class Reception(Protocol):
+    """Where connections come in.  Who has connected takes a guest's place with the hello, and not before."""
+
+    def admit(self, connection: GuestConnection) -> PartitionHost:
+        """A hello has come: what carries this guest's operations out.  Raises ``HelloRefused``."""
+        ...
+
+    def turned_away(self, connection: GuestConnection, reason: str) -> None:
+        """A connection has ended that was not admitted; ``reason`` is one line."""
+        ...
+
+
 class GuestConnection:
     """One accepted socket.  Owns it, and every descriptor that came with it until the hello was accepted."""
 
-    def __init__(self, connection: socket.socket, loop: Loop, host: PartitionHost) -> None:
+    def __init__(self, connection: socket.socket, loop: Loop, reception: Reception) -> None:
         self._socket = connection
         self._loop = loop
-        self._host = host
+        self._reception = reception
+        self._host: PartitionHost | None = None
+        self._patience = loop.call_later(HELLO_SECONDS, self._out_of_patience)
         self._frames = FrameReader()
         self._descriptors: list[int] = []
         self._vp_count = 0
@@ -122,9 +138,12 @@ class GuestConnection:
                 return
             self._readable()
 
+    def _out_of_patience(self) -> None:
+        self.close(f"who connected said no hello in {HELLO_SECONDS:.0f} s")
+
     def _handle(self, frame: Frame) -> None:
-        operation = frame.operation
-        if not self._vp_count:
+        operation, host = frame.operation, self._host
+        if host is None:
             if operation != Operation.HELLO:
                 raise FrameError(f"the guest's first frame is operation {operation}, not a hello")
             self._hello(frame)
@@ -136,26 +155,24 @@ class GuestConnection:
             if len(frame.body) < SignalEvent.SIZE:
                 raise FrameError("a signal cut short")
             connection_id, flag, _ = _SIGNAL.unpack_from(frame.body)
-            self._host.signal_event(vp, connection_id, flag)
+            host.signal_event(vp, connection_id, flag)
         elif operation == Operation.POST_MESSAGE:
             message = PostMessage.parse(frame.body)
             if message.payload_size > MAX_PAYLOAD or message.payload_size != len(message.payload):
                 raise FrameError(
                     f"a message of {message.payload_size} bytes in a frame with {len(message.payload)} (at most 240)"
                 )
-            status = self._host.post_message(
-                vp, message.connection_id, message.message_type, message.payload, frame.sequence
-            )
+            status = host.post_message(vp, message.connection_id, message.message_type, message.payload, frame.sequence)
             self._reply(frame, PostMessageReply(hv_status=status).build())
         elif operation == Operation.SET_REGISTER:
             register = SetRegister.parse(frame.body)
-            self._host.set_register(vp, register.number, register.value)
+            host.set_register(vp, register.number, register.value)
         elif operation == Operation.GET_REGISTER:
-            value = self._host.get_register(vp, GetRegister.parse(frame.body).number)
+            value = host.get_register(vp, GetRegister.parse(frame.body).number)
             self._reply(frame, RegisterValue(value=value).build())
         elif operation == Operation.NOTE:
             note = Note.parse(frame.body)
-            self._host.note(int(note.kind), note.text.decode("utf-8", "replace").rstrip("\0\n"))
+            host.note(int(note.kind), note.text.decode("utf-8", "replace").rstrip("\0\n"))
         else:
             raise FrameError(f"operation {operation} does not exist")
 
@@ -175,6 +192,8 @@ class GuestConnection:
                     FrameStatus.MALFORMED,
                     f"a hello for {hello.vp_count} processors came with {len(descriptors)} descriptors",
                 )
+            self._host = self._reception.admit(self)
+            self._patience.cancel()
             reply = self._host.hello(hello, descriptors)
         except HelloRefused as refusal:
             self._reply(frame, HelloReply().build(), refusal.status)
@@ -202,9 +221,13 @@ class GuestConnection:
         if not self.is_open:
             return
         self.is_open = False
+        self._patience.cancel()
         self._loop.unwatch(self._socket.fileno())
         self._socket.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
-        self._host.disconnected(reason)
+        if self._host is not None:
+            self._host.disconnected(reason)
+        else:
+            self._reception.turned_away(self, reason)
