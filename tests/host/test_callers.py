@@ -1,0 +1,63 @@
+"""Who connects to a host and says nothing is no guest, and stands in no guest's way."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vmbus.devices.echo import Echo
+from vmbus.guest.program import booted_guest
+from vmbus.host import Host
+from vmbus.host.server import MAX_WAITING
+from vmbus.loop import LoopThread
+from vmbus.transport import connect, parse_address
+from vmbus.transport.client import HostRefused
+from vmbus.transport.server import HELLO_SECONDS
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    address = f"unix:{tmp_path / 'host'}"
+    host = Host([Echo()])
+    host.listen(parse_address(address))
+    thread = LoopThread(host.loop, "vmbus-host")
+    thread.start()
+    yield address
+    thread.stop()
+    host.close()
+
+
+def connected(address: str) -> socket.socket:
+    connection = connect(parse_address(address))
+    connection.settimeout(10)
+    return connection
+
+
+def test_a_guest_is_served_while_others_have_connected_and_say_nothing(address: str) -> None:
+    silent = [connected(address) for _ in range(5)]
+    with booted_guest(address), pytest.raises(HostRefused, match="busy"), booted_guest(address):
+        pass
+    for one in silent:
+        one.close()
+
+
+def test_who_says_no_hello_is_closed(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmbus.transport.server.HELLO_SECONDS", 0.2)
+    began = time.monotonic()
+    with connected(address) as silent:
+        assert silent.recv(1) == b""
+    assert time.monotonic() - began < HELLO_SECONDS
+
+
+def test_the_first_of_too_many_silent_ones_is_closed(address: str) -> None:
+    silent = [connected(address) for _ in range(MAX_WAITING + 1)]
+    assert silent[0].recv(1) == b""
+    silent[1].settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        silent[1].recv(1)
+    for one in silent:
+        one.close()
