@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import time
 from typing import ClassVar
 
@@ -34,8 +32,6 @@ REPAINTS_PER_SECOND = 20
 _SAMPLES_PER_SECOND = 4
 _AHEAD = 500
 """Records that the rules see beyond the one in question: some faults show only afterwards."""
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-"""They end the application in good order: the terminal is put right, and a demo's processes are ended."""
 
 
 class VmbusApp(App[int]):
@@ -92,14 +88,10 @@ class VmbusApp(App[int]):
         packets.follow = self._feed.is_live
         packets.focus()
         self._feed.start()
-        for number in _STOP_SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, self.exit)
         self.set_interval(1 / REPAINTS_PER_SECOND, self._repaint)
         self.set_interval(1 / _SAMPLES_PER_SECOND, self._sample)
 
     def on_unmount(self) -> None:
-        for number in _STOP_SIGNALS:
-            asyncio.get_running_loop().remove_signal_handler(number)
         self._feed.stop()
         self.rows.select(None)
 

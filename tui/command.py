@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +16,10 @@ from vmbus.devices.storage.backend import parse_size
 from vmbus.errors import VmbusError
 
 if TYPE_CHECKING:
+    from tui.app import VmbusApp
     from tui.feed import Feed
+
+_PATIENCE_SECONDS = 1.0
 
 
 class NoTerminal(VmbusError):
@@ -38,17 +45,51 @@ def command(
     show(Feed(source, follow=follow, spool_limit=limit))
 
 
-def show(feed: Feed, title: str = "") -> None:
-    """Run the application until the user leaves it; ``typer.Exit`` if there was nothing to show."""
+def show(feed: Feed, title: str = "", *, abandon: Callable[[], None] = lambda: None) -> None:
+    """Run the application until the user leaves it; ``typer.Exit`` if there was nothing to show.
+
+    ``abandon`` is called, from a thread, when this process is about to end with no time to do anything else.
+    """
     if not feed.store.is_live:
         check(feed.source)
     if not sys.stdin.isatty():
         _keys_from_terminal()
     from tui.app import VmbusApp
 
-    status = VmbusApp(feed, title=title).run()
+    application = VmbusApp(feed, title=title)
+    with _ended_by_signals(application, abandon):
+        status = application.run()
     if status:
         raise typer.Exit(status)
+
+
+@contextlib.contextmanager
+def _ended_by_signals(application: VmbusApp, abandon: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the application in good order, or within a second without any.
+
+    Textual hands what it draws to a thread through a short queue. When the terminal is gone that thread has died, and
+    when the terminal takes nothing it waits; in either case the application waits for it for ever once the queue is
+    full, also when it is told to end.
+    """
+    has_ended = threading.Event()
+
+    def end_hard(number: int) -> None:
+        if not has_ended.wait(_PATIENCE_SECONDS):
+            abandon()
+            os._exit(128 + number)
+
+    def told(number: int, _: object) -> None:
+        threading.Thread(target=end_hard, args=(number,), name="vmbus-end", daemon=True).start()
+        application.exit()
+
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, told) for number in numbers}
+    try:
+        yield
+    finally:
+        has_ended.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check(source: str) -> None:

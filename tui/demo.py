@@ -13,6 +13,7 @@ import ctypes
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ class Stage:
         deadline = time.monotonic() + _START_SECONDS
         while not ((self.directory / "stream").is_socket() and (self.directory / "host").is_socket()):
             if not process.is_alive() or time.monotonic() > deadline:
-                raise DemoFailed(f"the host did not start: {self._last_line('host')}")
+                raise DemoFailed(f"the host did not start: {self._last_words('host')}")
             time.sleep(0.01)
         if self._guest_kind == "linux":
             self._run("guest", ["guest", "run", self.address, *self._linux_script(seconds)])
@@ -92,10 +93,11 @@ class Stage:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return process
 
-    def _last_line(self, name: str) -> str:
+    def _last_words(self, name: str) -> str:
+        """The last line of a process, without the name that begins it."""
         log = self.directory / f"{name}.log"
         lines = log.read_text().splitlines() if log.exists() else []
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1].removeprefix("vmbus: ") if lines else "it said nothing"
 
     def check(self) -> None:
         """Raise ``DemoFailed`` if the host or the guest has failed."""
@@ -103,7 +105,7 @@ class Stage:
             return
         for name, process in self._processes.items():
             if process.exitcode not in (None, 0):
-                raise DemoFailed(f"the {name} ended with status {process.exitcode}: {self._last_line(name)}")
+                raise DemoFailed(f"the {name} ended with status {process.exitcode}: {self._last_words(name)}")
 
     def stop(self) -> None:
         """End the guest, then the host; the host completes its capture."""
@@ -115,13 +117,20 @@ class Stage:
                 process.kill()
                 process.join()
 
+    def abandon(self) -> None:
+        """Tell both to end and wait for neither: this process has no time left.  The host completes its capture."""
+        for process in reversed(self._processes.values()):
+            process.terminate()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
 
 def _command(arguments: list[str], log: Path) -> None:
     """In a forked process: become the ``vmbus`` command, with its output in a file, for as long as the demo lives."""
     from vmbus.cli import main
 
     os.setsid()  # an interrupt of the terminal is for the demo, which ends this in good order
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -156,10 +165,10 @@ def staged(guest: str, capture: str, seconds: float | None) -> Iterator[Stage]:
 
 
 def _build_linux_kernel() -> None:
-    """Build it where its progress can be seen, if it is not built already."""
+    """Build it where its progress can be seen, if it is not built already; what is wrong is one line, the build's."""
     status = subprocess.run([sys.executable, "-m", "vmbus", "guest", "build"], stdout=subprocess.DEVNULL).returncode
     if status:
-        raise DemoFailed("the Linux guest's kernel could not be built")
+        raise typer.Exit(status)
 
 
 def watch(stage: Stage, seconds: float) -> dict[str, Any]:
@@ -195,11 +204,13 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON (implies --headless).")] = False,
 ) -> None:
     """Boot a guest and a host, run disk and network traffic through them, and show it live."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     if headless or as_json or not sys.stdout.isatty():
         if not as_json:
-            print(f"a host, a {guest.capitalize()} guest, a disk and a network card: {seconds:g} seconds of traffic")
+            print(f"a host, a {guest.capitalize()} guest, a disk and a network card, for {seconds:g} s")
             sys.stdout.flush()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with staged(guest, capture, seconds) as stage:
             result = watch(stage, seconds)
         lines = result.pop("lines")
@@ -211,5 +222,5 @@ def command(
     from tui.feed import Feed
 
     with staged(guest, capture, None) as stage:
-        show(Feed(stage.stream), f"demo: a host and a {guest.capitalize()} guest")
+        show(Feed(stage.stream), f"demo: a host and a {guest.capitalize()} guest", abandon=stage.abandon)
         stage.check()

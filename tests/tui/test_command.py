@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +53,21 @@ class Terminal:
         self.output += piece.decode("utf-8", "replace")
         return bool(piece)
 
+    def hang_up(self) -> None:
+        """Close the terminal, as tmux or a lost connection does."""
+        os.close(self._fd)
+
+    def ended(self, seconds: float) -> bool:
+        """Whether the command ends in time; it is killed if not."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
+                return True
+            time.sleep(0.05)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        return False
+
     def press(self, keys: str) -> None:
         os.write(self._fd, keys.encode())
 
@@ -68,6 +84,53 @@ def test_a_capture_is_shown_and_q_leaves(capture: Path) -> None:
     terminal.wait_for("INITIATE_CONTACT")
     terminal.press("q")
     assert terminal.status() == 0
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["idle", "waiting for the terminal"])
+def test_it_ends_when_its_terminal_is_closed(capture: Path, is_full: bool) -> None:
+    terminal = Terminal("tui", str(capture))
+    terminal.wait_for("INITIATE_CONTACT")
+    if is_full:  # nobody reads what is drawn
+        for _ in range(100):
+            terminal.press("z")
+            time.sleep(0.02)
+    terminal.hang_up()
+    assert terminal.ended(10)
+
+
+def test_sigterm_ends_it_although_the_terminal_takes_nothing(capture: Path) -> None:
+    terminal = Terminal("tui", str(capture))
+    terminal.wait_for("INITIATE_CONTACT")
+    for _ in range(100):
+        terminal.press("z")
+        time.sleep(0.02)
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.ended(10)
+    terminal.hang_up()
+
+
+def test_a_demo_ends_with_its_terminal_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    terminal = Terminal("demo")
+    terminal.wait_for("READ")
+    terminal.press("zzzzzzzzzz")
+    time.sleep(1)  # it draws twenty times a second, and nobody reads that
+    terminal.hang_up()
+    assert terminal.ended(20)
+    deadline = time.monotonic() + 20
+    while any(str(tmp_path).encode() in environment(entry) for entry in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not list(tmp_path.iterdir())
+
+
+def environment(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.mark.parametrize(
