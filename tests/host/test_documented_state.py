@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vmbus.host.journal import read_journal
+from vmbus.host.journal_reader import read_journal
 from vmbus.testing.servicing import Restarts
 
 STATES = Path(__file__).parent / "states"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmbus.host.journal import HEADER_SIZE, Journal, JournalError, read_journal
+from vmbus.host.journal import HEADER_SIZE, Journal, JournalError
+from vmbus.host.journal_reader import read_journal
 from vmbus.ring import RingPacket
 from vmbus.ring.packet import COMPLETION, IN_BAND, TRANSFER_PAGES, OutgoingPacket
 

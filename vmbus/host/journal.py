@@ -12,7 +12,7 @@ the two indices as they stand in the guest's memory a later process knows exactl
 The host's own packets that lend the guest memory (a card's receive buffer) are remembered in the same way, from SENT
 until the guest's completion is TAKEN.
 
-The file is a header page and two halves.  Entries are appended to the active half; when it is full, what is still
+The file is a header page and two halves.  Entries are appended to the active half; when it has had its turn, what is still
 owed is written into the other one, which then becomes active.  One word in the header says how much of a half is valid
 and what its checksum is (CRC-32 of all its entries, each begun with the one before), and is stored in one piece after
 the entry: what is damaged, torn or cut is recognised wherever it is, and nothing is believed that is not sound.
@@ -25,12 +25,12 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmbus.errors import VmbusError
-from vmbus.ring.packet import COMPLETION, MAX_BATCH, TRANSFER_PAGES, OutgoingPacket, RingPacket
+from vmbus.ring.packet import COMPLETION, TRANSFER_PAGES, OutgoingPacket, RingPacket
 
 MAGIC, VERSION = 0x4A424D56, 3
 WITHOUT_CHECKSUMS = 2
@@ -43,18 +43,18 @@ are cheap to write, and new ones are not."""
 
 TAKEN, SENT, CLOSED = 1, 2, 3
 
-_HEADER = struct.Struct("<II")
-_ENTRY = struct.Struct("<IHHII")  # length, kind, reserved, channel id, count
-_TAKEN = struct.Struct("<IIQII")  # read index before and after, packets taken so far, completions, reserved
-_SENT = struct.Struct("<IIQII")  # write index before and after, packets sent so far, loans, reserved
+HEADER = struct.Struct("<II")
+ENTRY = struct.Struct("<IHHII")  # length, kind, reserved, channel id, count
+TAKEN_HEAD = struct.Struct("<IIQII")  # read index before and after, packets taken so far, completions, reserved
+SENT_HEAD = struct.Struct("<IIQII")  # write index before and after, packets sent so far, loans, reserved
 _HEAD = struct.Struct("<IHHII IIQII")
 """An entry's head with that of its body."""
 _ONE_TAKEN = struct.Struct("<IHHII IIQII HHIIIQ")
 _ONE_SENT = struct.Struct("<IHHII IIQII Q")
 """The whole of an entry for one packet: a guest that sends the next one when it has the answer waits for both."""
-_LOAN = struct.Struct("<QII")  # transaction id, bytes of the transfer-page ranges, reserved
-_PACKET = struct.Struct("<HHIIIQ")  # type, flags, bytes of extension, bytes of payload, reserved, transaction id
-_ACTIVE, _USED = 1, 2
+LOAN = struct.Struct("<QII")  # transaction id, bytes of the transfer-page ranges, reserved
+PACKET = struct.Struct("<HHIIIQ")  # type, flags, bytes of extension, bytes of payload, reserved, transaction id
+ACTIVE_WORD, USED_WORD = 1, 2
 """Where the active half's number and the halves' lengths lie in the header, in 64-bit words: the value in the low 32
 bits, a checksum in the high ones (of the number itself; of what is in the half)."""
 
@@ -102,12 +102,6 @@ class ChannelDebt:
 
 
 Debts = dict[int, ChannelDebt]
-Totals = Mapping[int, int]
-"""From a channel id to the packets that had been taken when the state was saved."""
-Indices = Callable[[int], tuple[int, int] | None]
-"""From a channel id to its incoming ring's read index and its outgoing ring's write index; None if it is not open."""
-
-
 _Parts = list[bytes]
 """The pieces of an entry's body behind its head."""
 
@@ -116,7 +110,7 @@ def _taken_parts(given_back: Sequence[int], listed: Sequence[RingPacket]) -> _Pa
     parts = [struct.pack(f"<{len(given_back)}Q", *given_back)] if given_back else []
     for packet in listed:
         extension, payload = packet.extension, packet.payload
-        head = _PACKET.pack(packet.packet_type, packet.flags, len(extension), len(payload), 0, packet.transaction_id)
+        head = PACKET.pack(packet.packet_type, packet.flags, len(extension), len(payload), 0, packet.transaction_id)
         parts += (head, extension, payload)
     return parts
 
@@ -124,17 +118,8 @@ def _taken_parts(given_back: Sequence[int], listed: Sequence[RingPacket]) -> _Pa
 def _sent_parts(answered: Sequence[int], loans: Iterable[tuple[int, bytes]]) -> _Parts:
     parts = [struct.pack(f"<{len(answered)}Q", *answered)] if answered else []
     for key, ranges in loans:
-        parts += (_LOAN.pack(key, len(ranges), 0), ranges)
+        parts += (LOAN.pack(key, len(ranges), 0), ranges)
     return parts
-
-
-def _decode(data: bytes, at: int = 0) -> tuple[RingPacket, int]:
-    packet_type, flags, extension, payload, _, transaction_id = _PACKET.unpack_from(data, at)
-    start = at + _PACKET.size
-    middle, end = start + extension, start + extension + payload
-    if end > len(data):
-        raise JournalError("the journal is damaged: a packet runs over the end of its entry")
-    return RingPacket(packet_type, flags, transaction_id, data[start:middle], data[middle:end], 0), end
 
 
 class Journal:
@@ -156,12 +141,12 @@ class Journal:
             os.close(fd)
         self._view = memoryview(self._map)
         self._words = self._view[:HEADER_SIZE].cast("Q")
-        self._view[:8] = _HEADER.pack(MAGIC, VERSION)
+        self._view[:8] = HEADER.pack(MAGIC, VERSION)
         self._active = 0
         self._used = 0
         self._checksum = 0
         self._turn_at = min(TURN_SIZE, half_size)
-        self._words[_ACTIVE] = _checked(self._active)
+        self._words[ACTIVE_WORD] = checked(self._active)
 
     def taken(self, channel_id: int, before: int, after: int, packets: Sequence[RingPacket]) -> None:
         """A batch is about to be handled; what wants no completion is not remembered."""
@@ -211,7 +196,7 @@ class Journal:
     def closed(self, channel_id: int) -> None:
         """Nothing is owed on a channel any more."""
         if channel_id in self.debts:
-            self._append(_ENTRY.size, _ENTRY.pack(_ENTRY.size, CLOSED, 0, channel_id, 0))
+            self._append(ENTRY.size, ENTRY.pack(ENTRY.size, CLOSED, 0, channel_id, 0))
             del self.debts[channel_id]
 
     def adopt(self, debts: Debts) -> None:
@@ -240,7 +225,7 @@ class Journal:
         self._map[end - length : end] = entry
         self._used = used
         self._checksum = checksum = zlib.crc32(entry, self._checksum)
-        self._words[_USED + self._active] = checksum << 32 | used
+        self._words[USED_WORD + self._active] = checksum << 32 | used
 
     def _rewrite(self) -> None:
         """Write what is owed into the other half, and make that the active one."""
@@ -257,12 +242,12 @@ class Journal:
         if sum(length for length, _ in entries) > self._half_size:
             raise JournalError(_TOO_MUCH)
         other = 1 - self._active
-        self._words[_USED + other] = 0
+        self._words[USED_WORD + other] = 0
         self._active, self._used, self._checksum = other, 0, 0
         for entry in entries:
             self._put(*entry)
         self._turn_at = min(max(TURN_SIZE, 4 * self._used), self._half_size)
-        self._words[_ACTIVE] = _checked(other)
+        self._words[ACTIVE_WORD] = checked(other)
 
 
 _TOO_MUCH = "the guest is owed more answers than the journal can hold"
@@ -273,150 +258,10 @@ def _length(parts: _Parts) -> int:
     return _HEAD.size + sum(map(len, parts)) + 7 & ~7
 
 
-def _checked(number: int) -> int:
+def checked(number: int) -> int:
     """The word of the header that says which half is active."""
     return zlib.crc32(number.to_bytes(4, "little")) << 32 | number
 
 
 _NO_INDEX = 0xFFFFFFFF
 """In entries that are no batch but a summary: they always count."""
-
-
-def check_journal(path: Path) -> None:
-    """Raise ``JournalError`` if there is no journal at ``path`` that ``read_journal`` could begin to read."""
-    try:
-        with path.open("rb") as file:
-            _check_header(path, file.read(_HEADER.size), path.stat().st_size)
-    except OSError as error:
-        raise JournalError(f"cannot read the journal {path}: {error.strerror}") from None
-
-
-def _check_header(path: Path, head: bytes, size: int) -> int:
-    """The journal's version."""
-    if size < HEADER_SIZE or head[:4] != MAGIC.to_bytes(4, "little"):
-        raise JournalError(f"{path} is not a host's journal")
-    version = int.from_bytes(head[4:8], "little")
-    if not WITHOUT_CHECKSUMS <= version <= VERSION:
-        raise JournalError(
-            f"{path} is a journal of version {version}, and this host reads {WITHOUT_CHECKSUMS} to {VERSION}"
-        )
-    return version
-
-
-def read_journal(path: Path, indices: Indices, saved: Totals | None = None) -> Debts:
-    """What the journal of a host that has ended says is owed, given the rings as they stand.
-
-    ``saved`` is what the state knows: a batch that was handled, but whose read index was not committed, counts if the
-    state was saved after it; its packets are then to be skipped in the ring.
-
-    Raises ``JournalError`` when the file is missing or is no journal.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise JournalError(f"cannot read the journal {path}: {error.strerror}") from None
-    version = _check_header(path, data[: _HEADER.size], len(data))
-    return _replay(_entries(path, data, has_checksums=version > WITHOUT_CHECKSUMS), indices, saved or {})
-
-
-def _entries(path: Path, data: bytes, *, has_checksums: bool) -> bytes:
-    """The valid part of the active half."""
-    half_size = (len(data) - HEADER_SIZE) // 2
-    active, *halves = struct.unpack_from("<QQQ", data, 8 * _ACTIVE)
-    if has_checksums and active not in (_checked(0), _checked(1)):
-        raise JournalError(f"{path} is damaged: no half of it is the active one")
-    active &= 0xFFFFFFFF
-    word = halves[active] if active <= 1 else half_size + 1
-    used, checksum = (word & 0xFFFFFFFF, word >> 32) if has_checksums else (word, 0)
-    if used > half_size:
-        raise JournalError(f"{path} is damaged: its header makes no sense")
-    start = HEADER_SIZE + active * half_size
-    entries = data[start : start + used]
-    if has_checksums and zlib.crc32(entries) != checksum:
-        raise JournalError(f"{path} is damaged: its entries and their checksum do not agree")
-    return entries
-
-
-@dataclass(slots=True)
-class _Last:
-    """The newest entry of a channel: the only one that may not have been committed."""
-
-    kind: int
-    before: int
-    total: int
-    packets: list[RingPacket] = field(default_factory=list)
-    """Of TAKEN."""
-    loans: list[tuple[int, bytes]] = field(default_factory=list)
-    """Of SENT."""
-    ids: Sequence[int] = ()
-    """Of TAKEN: what was given back.  Of SENT: what was answered."""
-
-    def apply(self, debt: ChannelDebt) -> None:
-        if self.kind == TAKEN:
-            debt.take(self.packets, self.ids, self.total)
-        else:
-            debt.settle(self.ids, self.loans, self.total)
-
-
-def _replay(data: bytes, indices: Indices, saved: Totals) -> Debts:
-    debts: Debts = {}
-    newest: dict[int, _Last] = {}
-    at = 0
-    try:
-        while at + _ENTRY.size <= len(data):
-            length, kind, _, channel_id, count = _ENTRY.unpack_from(data, at)
-            if length < _ENTRY.size or length % 8 or at + length > len(data):
-                raise JournalError("the journal is damaged: an entry runs over its end")
-            body = data[at + _ENTRY.size : at + length]
-            at += length
-            earlier = newest.pop(channel_id, None)
-            if earlier is not None:
-                earlier.apply(debts.setdefault(channel_id, ChannelDebt()))
-            if kind == TAKEN:
-                newest[channel_id] = _parse_taken(body, count)
-            elif kind == SENT:
-                newest[channel_id] = _parse_sent(body, count)
-            elif kind == CLOSED:
-                debts.pop(channel_id, None)
-            else:
-                raise JournalError(f"the journal is damaged: there is no entry of kind {kind}")
-    except struct.error as error:
-        raise JournalError(f"the journal is damaged: {error}") from None
-
-    for channel_id, last in newest.items():
-        stand = indices(channel_id)
-        if stand is None:
-            continue
-        debt = debts.setdefault(channel_id, ChannelDebt())
-        if last.before != stand[0 if last.kind == TAKEN else 1]:
-            last.apply(debt)
-        elif last.kind == TAKEN and saved.get(channel_id, 0) >= last.total:
-            debt.to_skip = last.total - debt.taken_total
-            if not 0 < debt.to_skip <= MAX_BATCH:
-                raise JournalError(f"the journal is damaged: a batch of {debt.to_skip} packets")
-            last.apply(debt)
-    return {channel_id: debt for channel_id, debt in debts.items() if indices(channel_id) is not None}
-
-
-def _parse_taken(body: bytes, count: int) -> _Last:
-    before, _, total, given_back, _ = _TAKEN.unpack_from(body)
-    last = _Last(TAKEN, before, total, ids=struct.unpack_from(f"<{given_back}Q", body, _TAKEN.size))
-    position = _TAKEN.size + 8 * given_back
-    for _ in range(count):
-        packet, position = _decode(body, position)
-        last.packets.append(packet)
-    return last
-
-
-def _parse_sent(body: bytes, count: int) -> _Last:
-    before, _, total, loans, _ = _SENT.unpack_from(body)
-    last = _Last(SENT, before, total, ids=struct.unpack_from(f"<{count}Q", body, _SENT.size))
-    position = _SENT.size + 8 * count
-    for _ in range(loans):
-        transaction_id, size, _ = _LOAN.unpack_from(body, position)
-        start = position + _LOAN.size
-        position = start + size
-        if position > len(body):
-            raise JournalError("the journal is damaged: a loan runs over the end of its entry")
-        last.loans.append((transaction_id, body[start:position]))
-    return last

@@ -27,7 +27,8 @@ from vmbus import __version__
 from vmbus.channel import Channel
 from vmbus.gpadl import Gpadl
 from vmbus.host.bus import DeviceSlot
-from vmbus.host.journal import ChannelDebt, Debts, Journal, JournalError, check_journal, read_journal
+from vmbus.host.journal import ChannelDebt, Debts, Journal, JournalError
+from vmbus.host.journal_reader import check_journal, read_journal
 from vmbus.host.state_document import BadHostState, check_writable, read_document, upgraded_device, write_document
 from vmbus.ring import RingPacket
 from vmbus.ring.packet import COMPLETION, TRANSFER_PAGES, OutgoingPacket
