@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from vmbus.cli import main
         ["host", "unix:/tmp/x", "--device", "bogus"],
         ["host", "unix:/tmp/x", "--snap", "-1"],
         ["host", "unix:" + "x" * 200],
+        ["host", "unix:/tmp/x", "--flight", "999999999"],
         ["read", "--bogus", "x"],
         ["read", "x", "-Y", "bogus =="],
         ["demo", "--guest", "bogus"],
@@ -51,12 +53,63 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], capfd: py
         ["host", "unix:/tmp/x", "--device", "echo", "-w", "/nonexistent/file"],
         ["guest", "run", "--python", "unix:/nonexistent"],
         ["tui", "/nonexistent"],
+        ["host", "unix:/tmp", "--device", "echo"],
+        ["host", "unix:/etc/passwd", "--device", "echo"],
+        ["host", "unix:/tmp/x", "--device", "echo", "--stream", "unix:/tmp"],
+        ["import", "trace", "/dev/null", "-w", "/tmp/x"],
+        ["import", "trace", "/etc/passwd", "-w", "/tmp/x"],
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_1(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 1
     (line,) = capfd.readouterr().err.strip().splitlines()
-    assert line.startswith("vmbus: ")
+    assert line.startswith("vmbus: ") and "Errno" not in line
+
+
+@pytest.mark.parametrize("command", [[], ["import"], ["guest"]])
+def test_a_command_that_says_nothing_gets_the_help_as_it_is(
+    command: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 2
+    shown = capfd.readouterr().err
+    assert main([*command, "--help"]) == 0
+    assert shown.strip() == capfd.readouterr().out.strip()
+    assert len(shown.splitlines()) > 5
+
+
+@pytest.mark.parametrize("command", ["build", "run unix:x"])
+def test_a_cache_that_cannot_be_made_is_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/x")
+    assert main(["guest", *command.split()]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("vmbus: cannot make the cache /proc/x/vmbus/")
+
+
+@pytest.mark.parametrize("arguments", ["read {}", "stats {}", "capture {} -w -", "--help", "--version"])
+def test_a_full_disk_behind_the_output_is_one_line(arguments: str) -> None:
+    capture = next((Path(__file__).parents[2] / "captures").glob("*/capture.pcapng"))
+    command = [sys.executable, "-m", "vmbus", *arguments.format(capture).split()]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("No space left on device")
+
+
+def test_a_socket_that_is_no_stream_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    listeners = []
+    for name in ("silent", "guests", "guests.ctl"):
+        listeners.append(socket.socket(socket.AF_UNIX))
+        listeners[-1].bind(str(tmp_path / name))
+        listeners[-1].listen()
+    for name, says in (("guests", "guests connect to this socket"), ("silent", "nothing comes from this socket")):
+        for arguments in (["read"], ["capture", "-w", str(tmp_path / "w")]):
+            assert main([*arguments, f"unix:{tmp_path / name}"]) == 1
+            assert says in capfd.readouterr().err
+    for listener in listeners:
+        listener.close()
 
 
 def test_the_commands_are_listed_without_an_error(capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ it reads again it gets a note with the count, the interfaces it missed, and a fr
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -152,6 +153,8 @@ def listen(path: Path) -> socket.socket:
     try:
         if path.is_socket() and not _is_alive(path):
             path.unlink()
+        if path.exists() and not path.is_socket():
+            raise OSError(errno.EEXIST, "it is no socket, but a file or directory that is there", str(path))
         before = os.umask(0o177)
         try:
             listener.bind(str(path))

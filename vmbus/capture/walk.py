@@ -8,8 +8,10 @@ in a file, except :class:`NotACapture` when there is no block in it at all. What
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import select
 import socket
 import struct
 import time
@@ -18,6 +20,9 @@ from typing import NamedTuple, Protocol
 
 from vmbus.capture.blocks import BYTE_ORDER_MAGIC, SECTION_HEADER
 from vmbus.errors import VmbusError
+
+STREAM_SECONDS = 3.0
+"""A stream begins with its section header at once; what says nothing for so long is none."""
 
 MAX_BLOCK = 32 << 20
 """Bytes. A longer block is taken for damage."""
@@ -249,8 +254,13 @@ def open_source(source: str) -> OpenedSource:
         return os.fdopen(os.dup(0), "rb", buffering=0)
     if source.startswith("unix:"):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        path = source.removeprefix("unix:")
         try:
-            connection.connect(source.removeprefix("unix:"))
+            connection.connect(path)
+            if os.path.exists(f"{path}.ctl"):
+                raise OSError(errno.EPROTOTYPE, "guests connect to this socket; a host's stream is at its --stream")
+            if not select.select([connection], [], [], STREAM_SECONDS)[0]:
+                raise OSError(errno.EPROTOTYPE, "nothing comes from this socket: it is no stream of a host")
             return connection.makefile("rb", buffering=0)
         finally:
             connection.close()

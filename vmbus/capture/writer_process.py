@@ -107,7 +107,7 @@ class Writer:
             action()
         except OSError as error:
             self._outputs.remove(output)
-            self._tell({"error": f"the capture stops: {error}"})
+            self._tell({"error": f"the capture stops: {_reason(error)}"})
 
     def _wait(self, seconds: float) -> None:
         for fd, events in self._poller.poll(seconds):
@@ -140,13 +140,19 @@ class Writer:
                 self._flight.dump(Path(command["dump"]), command.get("why", ""), self._consumer.lost)
                 self._tell({"dumped": command["dump"]})
             except OSError as error:
-                self._tell({"error": f"cannot write the flight recorder: {error}"})
+                self._tell({"error": f"cannot write the flight recorder: {_reason(error)}"})
 
     def _tell(self, answer: dict[str, Any]) -> None:
         try:
             self._control.sendall(json.dumps(answer).encode() + b"\n")
         except OSError:
             pass
+
+
+def _reason(error: OSError) -> str:
+    """What the system refused, and for which file, for people."""
+    what = error.strerror or str(error)
+    return what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}"
 
 
 def main(arguments: list[str]) -> int:
@@ -158,7 +164,7 @@ def main(arguments: list[str]) -> int:
     try:
         writer = Writer(memory, int(arguments[1]), control, json.loads(arguments[3]))
     except OSError as error:
-        control.sendall(json.dumps({"error": f"cannot record: {error}"}).encode() + b"\n")
+        control.sendall(json.dumps({"error": f"cannot record: {_reason(error)}"}).encode() + b"\n")
         return 1
     writer.run()
     return 0

@@ -7,6 +7,7 @@ command line.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -75,6 +76,20 @@ def _reader_left() -> int:
     return 0
 
 
+def _failed(error: OSError) -> int:
+    """What the system refused, and about which file; when it was our own output, that is not tried again."""
+    what = error.strerror or str(error)
+    if error.filename is not None:
+        what = f"{os.fsdecode(error.filename)}: {what}"
+    with contextlib.suppress(OSError, ValueError):
+        print(f"vmbus: {what}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status; never lets a traceback reach the user for what a peer did."""
     command = typer.main.get_command(application)
@@ -93,13 +108,18 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(leave.__context__, BrokenPipeError):  # typer has seen it first
             return _reader_left()
         raise
+    except OSError as error:
+        return _failed(error)
     except typer.Exit as leave:
         return leave.exit_code
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        print(f"vmbus: {' '.join(message().split())}", file=sys.stderr)
+        if type(error).__name__ == "NoArgsIsHelpError":  # of click, or of typer's own copy of it
+            print(message(), file=sys.stderr)
+        else:
+            print(f"vmbus: {' '.join(message().split())}", file=sys.stderr)
         return 2
 
 

@@ -108,4 +108,5 @@ def _copy(block: Block, fd: int, path: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
+        name = "standard output" if path == "-" else path
+        raise CannotWrite(f"cannot write {name}: {error.strerror}") from error

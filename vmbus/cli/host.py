@@ -26,6 +26,9 @@ from vmbus.host.servicing import Servicing
 from vmbus.transport import parse_address
 from vmbus.wire.control_values import ALL_VERSIONS
 
+MAX_FLIGHT_MEGABYTES = 16 << 10
+"""Of memory, for a flight recorder. More is a file's job (--rotate and --keep)."""
+
 
 class StopSignals:
     """SIGINT and SIGTERM as events of a loop: the host closes in good order, and a second one ends it at once."""
@@ -138,7 +141,13 @@ def command(
     ] = 0.0,
     keep: Annotated[int, typer.Option(min=0, help="How many rotated files stay; 0: all.")] = 0,
     flight: Annotated[
-        int, typer.Option(min=0, metavar="MEGABYTES", help="Keep so much of the latest traffic for `vmbus ctl dump`.")
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_FLIGHT_MEGABYTES,
+            metavar="MEGABYTES",
+            help="Keep so much of the latest traffic, in memory, for `vmbus ctl dump`.",
+        ),
     ] = 0,
     flight_file: Annotated[
         str, typer.Option(metavar="FILE", help="Write that to FILE_00001 and so on whenever a problem is noticed.")

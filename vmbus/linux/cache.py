@@ -12,12 +12,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vmbus.linux.errors import CacheUnusable
+
 
 def cache_directory(*parts: str) -> Path:
-    """The directory ``parts`` in the cache, made if need be."""
+    """The directory ``parts`` in the cache, made if need be.  Raises :class:`CacheUnusable`."""
     base = os.environ.get("XDG_CACHE_HOME")
     directory = (Path(base) if base else Path.home() / ".cache").joinpath("vmbus", *parts)
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        advice = "set XDG_CACHE_HOME to a directory that can be written"
+        raise CacheUnusable(f"cannot make the cache {directory}: {error.strerror} ({advice})") from None
     return directory
 
 

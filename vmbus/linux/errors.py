@@ -9,6 +9,10 @@ class LinuxGuestError(VmbusError):
     """The root of this floor's errors."""
 
 
+class CacheUnusable(LinuxGuestError):
+    """The directory in which kernels are kept cannot be made."""
+
+
 class ToolsMissing(LinuxGuestError):
     """Programs that a build needs are not installed; names them and their Debian packages."""
 

@@ -79,6 +79,10 @@ def listen(address: Address, *, mode: int = 0o600, backlog: int = 16) -> socket.
 
 
 def _remove_stale(address: Address) -> None:
+    if address.path.is_dir():
+        raise AddressError(f"cannot listen on {address}: it is a directory")
+    if address.path.exists() and not address.path.is_socket():
+        raise AddressError(f"cannot listen on {address}: it is a file, and not a socket")
     if not address.path.is_socket():
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
