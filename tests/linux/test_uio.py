@@ -82,11 +82,11 @@ def debian(
 
     def start(**devices: Any) -> tuple[RunningHost, Shell]:
         devices.setdefault("monitor_latency", LATENCY if needs_monitor_id else None)
-        disks = [f"overlay:{debian_base}", f"{package_image},readonly"]
+        disks = [f"overlay:{debian_base}", f"overlay:{package_image}"]
         host = running_host(make_devices(disks=disks, **devices))
         shell = Shell(linux_guest(host.address, root="/dev/sda", append=["quiet"], memory="512M"))
         shell.log_in()
-        run(shell, "mount -o ro /dev/sdb /mnt; cd /mnt; export LD_LIBRARY_PATH=/mnt PYTHONDONTWRITEBYTECODE=1")
+        run(shell, "mount /dev/sdb /mnt; cd /mnt; export LD_LIBRARY_PATH=/mnt")
         return host, shell
 
     return start
