@@ -12,10 +12,10 @@ the two indices as they stand in the guest's memory a later process knows exactl
 The host's own packets that lend the guest memory (a card's receive buffer) are remembered in the same way, from SENT
 until the guest's completion is TAKEN.
 
-The file is a header page and two halves.  Entries are appended to the active half; when it has had its turn, what is still
-owed is written into the other one, which then becomes active.  One word in the header says how much of a half is valid
-and what its checksum is (CRC-32 of all its entries, each begun with the one before), and is stored in one piece after
-the entry: what is damaged, torn or cut is recognised wherever it is, and nothing is believed that is not sound.
+The file is a header page and two halves.  Entries are appended to the active half; when it has had its turn, what is
+still owed is written into the other one, which then becomes active.  One word in the header says how much of a half is
+valid and what its checksum is (CRC-32 of all its entries, each begun with the one before), and is stored in one piece
+after the entry: what is damaged, torn or cut is recognised wherever it is (``journal_reader``).
 docs/state-format.md is the specification.  Journals of version 2 had no checksums, and are read.
 """
 
