@@ -16,7 +16,8 @@ from itertools import repeat
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from vmbus.devices.device import NoSuchDevice, State
+from vmbus.devices.device import NoSuchDevice
+from vmbus.state_format import State
 
 if TYPE_CHECKING:
     from vmbus.loop import Loop

@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from vmbus.channel import Channel, ChannelHandler
-from vmbus.devices.device import Device, OfferTraits, State
+from vmbus.devices.device import Device, OfferTraits
 from vmbus.devices.network.backend import Backend
 from vmbus.devices.network.buffers import ReceiveBuffer, SendBuffer
 from vmbus.devices.network.errors import UnexpectedMessage
@@ -17,6 +17,7 @@ from vmbus.devices.network.options import NicSpec
 from vmbus.devices.network.queue import Queue
 from vmbus.devices.network.rndis import RndisState
 from vmbus.devices.network.session import Session
+from vmbus.state_format import State
 from vmbus.wire.guids import NETWORK
 from vmbus.wire.nvsp import NdisCapabilities, NvspVersion
 from vmbus.wire.rndis_oid import PacketFilter

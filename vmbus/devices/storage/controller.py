@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 from vmbus.channel import Channel, ChannelHandler
-from vmbus.devices.device import Device, DeviceBus, DeviceError, OfferTraits, State
+from vmbus.devices.device import Device, DeviceBus, DeviceError, OfferTraits
 from vmbus.devices.storage.handler import StorageChannel
 from vmbus.devices.storage.media import MAX_TRANSFER, MediaUnit
 from vmbus.devices.storage.negotiation import Negotiation
 from vmbus.devices.storage.result import BUS_RESET, INVALID_LUN, Result, illegal_request
 from vmbus.devices.storage.task import Task
 from vmbus.devices.storage.workers import Workers
+from vmbus.state_format import State
 from vmbus.wire.scsi.capacity import LunEntry, LunList, ReportLuns
 from vmbus.wire.scsi.inquiry import Inquiry, InquiryExtension, PeripheralQualifier, StandardInquiry
 from vmbus.wire.scsi.opcodes import DeviceType, Opcode

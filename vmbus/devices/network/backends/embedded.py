@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
-from vmbus.devices.device import DeviceError, State
+from vmbus.devices.device import DeviceError
 from vmbus.devices.network.backend import ALL_CHECKED, Backend, Deliver, GuestFrame
 from vmbus.devices.network.dhcp import DhcpServer
 from vmbus.devices.network.services import install_services
 from vmbus.inet.frame import OutgoingFrame
 from vmbus.inet.host import InetHost
 from vmbus.loop import Loop
+from vmbus.state_format import State
 
 DEFAULT_NETWORK = IPv4Network("10.7.0.0/24")
 GATEWAY_MAC = bytes.fromhex("02155d000001")

@@ -23,10 +23,11 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
-from vmbus.devices.device import DeviceError, State
+from vmbus.devices.device import DeviceError
 from vmbus.devices.network.backend import LARGEST_FRAME, Backend, Buffer, Deliver, GuestFrame
 from vmbus.devices.network.segmentation import completed_large_send, transport_offset
 from vmbus.loop import Loop
+from vmbus.state_format import State
 
 TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
