@@ -26,8 +26,8 @@ from vmbus.capture.store import CaptureStore
 
 LONG = 1_000_000
 SHORT = 50_000
-INDEX_FILTER = "channel.id == 1 && kind == packet"
-INDEX_FILTER_OF_TSHARK = "vmbus.capture.packet_record.channel_id == 1 && vmbus.ring.packet_descriptor.packet_type == 9"
+INDEX_FILTER = "channel.id == 2 && kind == packet"
+INDEX_FILTER_OF_TSHARK = "vmbus.capture.packet_record.channel_id == 2 && vmbus.ring.packet_descriptor.packet_type"
 TREE_FILTER = "vstor.cdb.opcode == WRITE_10 && latency > 2ms"
 TREE_FILTER_OF_TSHARK = "vmbus.scsi.transfer10.opcode == 0x2a"
 

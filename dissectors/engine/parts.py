@@ -79,6 +79,7 @@ class Part:
         """Records that had to be decoded for the sake of others."""
         self.wanted: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
         """Which records a filter may let through and which it does, if somebody asked it; None: all are wanted."""
+        self.records = _Records(self)
         self._lives = lives
         self._begun: dict[int, tuple[list[int], list[ChannelLife]]] = {}
 
@@ -152,6 +153,10 @@ class _Plane(ControlState):
             self.part.begin_life(begun, self.index)
         return begun
 
+    def forget_past_lives(self) -> None:
+        """Of sockets' channels there can be more than memory holds."""
+        self.lives = [life for life in self.lives if self.channels.get(life.channel_id) is life]
+
 
 class Passage(Session):
     """Goes through the capture of a windowed store, once. Not for a stream that is to be followed as it comes."""
@@ -206,6 +211,7 @@ class Passage(Session):
             index: self._earlier[index] if index < first else self._reader.request(index)
             for index in self._open.values()
         }
+        self._known.forget_past_lives()
 
     def _run(self, first: int, last: int) -> None:
         """Follow records of which none is a control message and each is sound."""
@@ -289,7 +295,7 @@ class Passage(Session):
 
     def _decode(self, index: int) -> None:
         self._known.index = index
-        item = self._part.ready[index] = decode_at(self, self._part, index)
+        item = self._part.ready[index] = self._part.records.feed(self, index)
         if item.kind == _PACKET and item.request is not None:
             self._part.requests[index] = item.request.number - 1
 
@@ -323,11 +329,23 @@ def _firsts(values: NDArray[np.uint32], chosen: NDArray[np.bool_]) -> list[tuple
     return sorted(zip(places[at].tolist(), different.tolist(), strict=True))
 
 
-def decode_at(session: Session, part: Part, index: int) -> Decoded:
-    """Feed a session the record of a part."""
-    if part.columns.flags[index] & _UNUSUAL:
-        return session.feed(part.store.record(index))
-    return session.feed_bytes(part.store.data(index), int(part.columns.time[index]), part.first + index + 1)
+class _Records:
+    """The records of the newest part, for a session to be fed: plain lists are quicker than columns, one by one."""
+
+    def __init__(self, part: Part) -> None:
+        self._store = part.store
+        self._first = part.first
+        self._is_unusual = (part.columns.flags & _UNUSUAL != 0).tolist()
+        self._times = part.columns.time.tolist()
+        self._places = part.store.data_places()
+        self._area = part.store.mapped
+
+    def feed(self, session: Session, index: int) -> Decoded:
+        """Feed a session one of them."""
+        if self._is_unusual[index] or self._area is None:
+            return session.feed(self._store.record(index))
+        start, length = self._places[index]
+        return session.feed_bytes(self._area[start : start + length], self._times[index], self._first + index + 1)
 
 
 class _KnownLives(ControlState):
@@ -378,7 +396,7 @@ class PartReader(Session):
 
     def _decode(self, index: int) -> Decoded:
         self._known.index = index
-        return decode_at(self, self._part, index)
+        return self._part.records.feed(self, index)
 
     def _request(self, item: Decoded) -> None:
         item.wants_completion = True

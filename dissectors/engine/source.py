@@ -42,20 +42,21 @@ def decode_file(
     store: CaptureStore, session: Session, on_damage: Callable[[Damage], None] | None = None
 ) -> Iterator[Decoded]:
     """The decoded records of a windowed store, in order: as :func:`decode_capture`, and quicker by the index."""
-    while True:
-        before = store.size
-        store.update(final=True, at_most=_WINDOW)
-        if store.size == before:
-            store.close()
-            return
-        _tell(store.damage, on_damage)
-        times, unusual = store.columns.time.tolist(), (store.columns.flags & _UNUSUAL).tolist()
-        for index, time_ns in enumerate(times):
-            if unusual[index]:
-                yield session.feed(store.record(index))
-            else:
-                yield session.feed_bytes(store.data(index), time_ns, store.first + index + 1)
-        store.forget()
+    size = -1
+    try:
+        while size != store.size:
+            size = store.size
+            store.update(final=True, at_most=_WINDOW)
+            _tell(store.damage, on_damage)
+            times, unusual = store.columns.time.tolist(), (store.columns.flags & _UNUSUAL).tolist()
+            for index, time_ns in enumerate(times):
+                if unusual[index]:
+                    yield session.feed(store.record(index))
+                else:
+                    yield session.feed_bytes(store.data(index), time_ns, store.first + index + 1)
+            store.forget()
+    finally:
+        store.close()
 
 
 def _tell(waiting: list[Damage], on_damage: Callable[[Damage], None] | None) -> None:

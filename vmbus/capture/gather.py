@@ -119,7 +119,7 @@ def _times(number: Words, ticks: NDArray[np.uint64], interfaces: Sequence[Interf
     for interface in interfaces:
         if interface.resolution != 9 or interface.offset_seconds:
             mine = np.flatnonzero(number == interface.number)
-            times[mine] = [_clamped(interface.nanoseconds(int(tick))) for tick in ticks[mine]]
+            times[mine] = [interface.nanoseconds(int(tick)) for tick in ticks[mine]]
     return times
 
 
@@ -134,7 +134,7 @@ def describe(record: Record, interfaces: Sequence[Interface], first_interface: i
         flags |= RecordMark.HAS_OPTIONS
     values: dict[str, NDArray[Any] | int] = {
         "offset": record.offset,
-        "time": _clamped(record.time_ns),
+        "time": record.time_ns,
         "length": len(body) + (header.header_size if header else 0),
         "original_length": record.original_length,
         "interface": first_interface + record.interface.number if is_described else UNKNOWN_INTERFACE,
@@ -155,8 +155,3 @@ def describe(record: Record, interfaces: Sequence[Interface], first_interface: i
             values["subtype"] = int(header.note_kind) & 0xFFFF
     values["flags"] = int(flags)
     return values
-
-
-def _clamped(time_ns: int) -> int:
-    """A time that fits the column, whatever a file says."""
-    return max(-(2**63), min(time_ns, 2**63 - 1))

@@ -59,7 +59,7 @@ class Interface:
     offset_seconds: int = 0
 
     def nanoseconds(self, ticks: int) -> int:
-        """A time stamp of this interface in nanoseconds since 1970."""
+        """A time stamp of this interface in nanoseconds since 1970; one that 64 bits cannot hold is the nearest."""
         exponent = self.resolution & 0x7F
         if self.resolution & 0x80:
             scaled = ticks * 1_000_000_000 >> exponent
@@ -67,7 +67,7 @@ class Interface:
             scaled = ticks * 10 ** (9 - exponent)
         else:
             scaled = ticks // 10 ** (exponent - 9)
-        return scaled + self.offset_seconds * 1_000_000_000
+        return max(-(2**63), min(scaled + self.offset_seconds * 1_000_000_000, 2**63 - 1))
 
 
 @dataclass(slots=True)

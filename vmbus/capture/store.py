@@ -213,6 +213,14 @@ class CaptureStore:
         at = offset - self._base
         return offset + (12 if self._map[at : at + 4] in (b"\3\0\0\0", b"\0\0\0\3") else 28)
 
+    def data_places(self) -> list[tuple[int, int]]:
+        """Of each record, where its pseudo-header starts in ``mapped``, and bytes of pseudo-header and body."""
+        offset, length = self.columns.offset, self.columns.length
+        kinds = self.words_at(offset)
+        is_short = (kinds == blocks.SIMPLE_PACKET) | (kinds == blocks.SIMPLE_PACKET << 24)
+        start = offset.astype(np.int64) - self._base + np.where(is_short, 12, 28)
+        return list(zip(start.tolist(), length.tolist(), strict=True))
+
     def words_at(self, places: NDArray[np.uint64]) -> NDArray[np.uint32]:
         """The little-endian 32-bit words at places of the file; those outside of what is mapped are 0."""
         if self._map is None:
