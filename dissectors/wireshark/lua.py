@@ -221,6 +221,8 @@ class _Tables:
                     parts.append(f"flags = V[{self._values[field.values]}]")
                 elif field.values is not None:
                     values = f"V[{self._values[field.values]}]"
+                    if field.name in _TELLING and not name.endswith("_request.srb_status"):
+                        parts.append(f"names = {values}")
                 bits_set = (1 << field.width) - 1
                 if field.kind is Kind.BITS and field.container > MASK_BYTES:
                     parts.append(f"wide = UInt64({bits_set & 0xFFFFFFFF}, {bits_set >> 32})")
@@ -256,6 +258,12 @@ class _Tables:
 
 MASK_BYTES = 4
 """The largest integer whose bit fields Wireshark takes a mask for; those of larger ones are cut out by the walk."""
+
+
+_TELLING = frozenset(
+    {"message_type", "message_id", "packet_type", "operation", "opcode", "status", "srb_status", "oid"}
+)  # fmt: skip
+"""Fields whose values' names tell what a record is, for the Info column. (A SCSI request has a status, always 0.)"""
 
 
 _KINDS = {

@@ -41,7 +41,7 @@ end
 -- Layers
 
 local function layer(item, fmt, start, stop, within)
-    local position, scope = walk(item.tree, item.tvb, fmt, start, stop, nil, { within = within })
+    local position, scope = walk(item.tree, item.tvb, fmt, start, stop, nil, { within = within, labels = item.labels })
     return position, scope
 end
 
@@ -309,7 +309,6 @@ local function show_message(item, start, stop)
     local properties = number == 1 and R.offers[guid_text(tvb(at, 16))]
     local after = layer(item, fmt, at, stop, properties and { user_defined = properties[1] } or nil)
     if after < stop then plain(item, stop - after <= 7 and named.padding or named.unknown, after, stop) end
-    item.info = fmt.name
     if item.pinfo.visited then return end
     if number == 1 then
         channels[le32(tvb, at + 176)] = { dialect = dialect_of(tvb, at), requests = {} }
@@ -435,6 +434,28 @@ local function frame_bytes(item, frame)
     return bytes:tvb(string.format("Frame, %d of %d bytes recorded, then zeros", recorded, frame.length))
 end
 
+local KIND = { [MESSAGE] = "message", [2] = "signal", [PACKET] = "packet", [5] = "register" }
+local SENDER = { [GUEST_TO_HOST] = "guest", [HOST_TO_GUEST] = "host" }
+
+-- The columns of Wireshark's list: what a record is, whom it is from, and what it says.
+local function fill_columns(item, kind, found)
+    local columns = item.pinfo.cols
+    columns.protocol = "VMBus/" .. found.dialect
+    if SENDER[item.direction] then
+        columns.src, columns.dst = SENDER[item.direction], SENDER[opposite(item.direction)]
+    end
+    local what = item.labels
+    if kind == NOTE then
+        what = { item.body_at < item.tvb:len() and item.tvb(item.body_at):string() or "" }
+    elseif kind == EXTERNAL then
+        what[#what + 1] = string.format("%d bytes", le32(item.tvb, 24))
+    elseif #what == 0 then
+        what = { KIND[kind] }
+    end
+    local where = item.channel_id > 0 and string.format("channel %d: ", item.channel_id) or ""
+    columns.info = where .. table.concat(what, " ")
+end
+
 function vmbus.dissector(tvb, pinfo, root)
     local size = tvb:len()
     is_partial = false
@@ -452,6 +473,7 @@ function vmbus.dissector(tvb, pinfo, root)
         return size
     end
     layer(item, R.records[kind][1], 0, header_size)
+    item.labels = {}
     local found = decided[pinfo.number]
     if not found then
         if kind == PACKET then
@@ -480,7 +502,7 @@ function vmbus.dissector(tvb, pinfo, root)
     elseif header_size < size then
         plain(item, named.unknown, header_size, size)
     end
-    pinfo.cols.protocol = "VMBus/" .. found.dialect
+    fill_columns(item, kind, found)
     for _, frame in ipairs(item.frames) do
         frame_dissector:call(frame_bytes(item, frame), pinfo, root)
     end

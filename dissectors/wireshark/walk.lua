@@ -196,8 +196,18 @@ local function walk_located(tree, tvb, start, stop, fmt, fld, scope, context)
     end
 end
 
+-- What a line about a record says: of each format, the name of the first value that has one.
+local MOST_LABELS = 3
+
+local function add_label(labels, fld, value)
+    local name = fld.names and fld.names[value]
+    if name and #labels < MOST_LABELS then labels[#labels + 1] = name end
+    return name ~= nil
+end
+
 local function walk_fields(tree, tvb, fmt, start, stop, context)
     local scope, position, container_at = {}, start, start
+    local labels = context and context.labels
     for _, fld in ipairs(fmt.fields) do
         local k = fld.k
         if fld.head and fld.s > stop - position then
@@ -209,6 +219,7 @@ local function walk_fields(tree, tvb, fmt, start, stop, context)
         end
         if k == "int" then
             scope[fld.n] = add_integer(tree, tvb, position, fld)
+            if labels and add_label(labels, fld, scope[fld.n]) then labels = nil end
             position = position + fld.s
         elseif k == "bits" then
             if fld.s > 0 then
@@ -216,6 +227,7 @@ local function walk_fields(tree, tvb, fmt, start, stop, context)
                 position = position + fld.s
             end
             scope[fld.n] = add_bits(tree, tvb, container_at, fld)
+            if labels and add_label(labels, fld, scope[fld.n]) then labels = nil end
         elseif k == "guid" then
             add_scalar(tree, tvb, position, fld)
             position = position + 16

@@ -68,6 +68,19 @@ def test_tshark_hands_ethernet_frames_to_its_own_dissectors(home: Path, card: Sc
 
 @needs_tshark
 @pytest.mark.tshark
+def test_a_line_of_the_list_says_who_told_whom_what(home: Path, disk: Script) -> None:
+    columns = ("_ws.col.Source", "_ws.col.Destination", "_ws.col.Protocol", "_ws.col.Info")
+    asked = [word for column in columns for word in ("-e", column)]
+    told = tshark("-r", str(disk.write(home / "disk.pcapng")), "-T", "fields", "-E", "separator=|", *asked)
+    lines = told.splitlines()
+    assert "guest|host|VMBus/scsi|channel 3: GPA_DIRECT EXECUTE_SRB READ_10" in lines
+    assert "host|guest|VMBus/scsi|channel 3: 4096 bytes" in lines
+    assert "host|guest|VMBus/scsi|channel 3: COMPLETION COMPLETE_IO SUCCESS" in lines
+    assert "host|guest|VMBus/control|OFFER_CHANNEL" in lines
+
+
+@needs_tshark
+@pytest.mark.tshark
 def test_tshark_lists_the_extcap_among_its_interfaces(home: Path) -> None:
     assert "VMBus of a running host" in tshark("-D")
 
