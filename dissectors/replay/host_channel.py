@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dissectors.engine import Decoded, Session
 from dissectors.engine.dialects.network import COMPLETE, REQUESTS, Network
 from dissectors.replay.pace import Pace, Unasked
-from dissectors.replay.script import ChannelScript, Request, Said, packet_identity
+from dissectors.replay.script import OUTSIDE, ChannelScript, Request, Said, packet_identity
 from vmbus.channel import Channel, ChannelHandler
 from vmbus.errors import VmbusError
 from vmbus.memory import Mapping
@@ -18,9 +18,6 @@ from vmbus.wire import nvsp
 from vmbus.wire.capture import Direction, PacketRecord, RecordKind
 from vmbus.wire.ring import PacketDescriptor, PacketFlags, PacketType
 from vmbus.wire.schema import WireError
-
-_HEAD = 16
-"""Bytes of an RNDIS message that say what it is."""
 
 
 class ReplayedChannel(ChannelHandler):
@@ -33,7 +30,7 @@ class ReplayedChannel(ChannelHandler):
         session: Session,
         pace: Pace,
         depart: Callable[[str], None],
-        on_packet: Callable[[], None],
+        on_packet: Callable[[Request | None], None],
     ) -> None:
         """``session`` decodes what the guest says; ``depart`` gets one line for each departure from the recording."""
         self._channel = channel
@@ -47,7 +44,7 @@ class ReplayedChannel(ChannelHandler):
         self._buffers: dict[int, Mapping] = {}
         self._receive_buffer = self._send_buffer = 0
         self._rndis_ids: dict[int, int] = {}
-        self.unasked = Unasked(script.unasked, script.moments, pace, self._say)
+        self.unasked = Unasked(script.unasked, pace, self._say)
         self.received = self.sent = 0
         self.unanswered: dict[int, Decoded] = {}
         """Requests for which the recording has no answer, by transaction id: the guest may wait for them for ever."""
@@ -68,9 +65,9 @@ class ReplayedChannel(ChannelHandler):
     def on_packets(self, packets: Sequence[RingPacket]) -> None:
         for packet in packets:
             self.received += 1
-            self._take(packet)
-            self._on_packet()
-            self.unasked.guest_did()
+            request = self._take(packet)
+            self._on_packet(request)
+            self.unasked.guest_did(request)
 
     def on_close(self) -> None:
         for buffer in self._buffers.values():
@@ -79,17 +76,19 @@ class ReplayedChannel(ChannelHandler):
 
     # What the guest sends
 
-    def _take(self, packet: RingPacket) -> None:
+    def _take(self, packet: RingPacket) -> Request | None:
+        """Find a packet in the recording and answer it."""
         item = self._decode(packet)
         outside = self._outside(packet, item) if isinstance(self._script.dialect, Network) else b""
         identity = packet_identity(item, self._script.dialect, outside)
         request = self._find(identity, item)
         if request is None:
-            return
+            return None
         if int.from_bytes(outside[:4], "little") in REQUESTS:
             self._rndis_ids[int.from_bytes(request.outside[8:12], "little")] = int.from_bytes(outside[8:12], "little")
         for said in request.answers:
             self._pace.after(said.pause_ns, lambda said=said: self._answer(packet, said))  # type: ignore[misc]
+        return request
 
     def _find(self, identity: Hashable, item: Decoded) -> Request | None:
         """The packet of the recording that this one is."""
@@ -129,7 +128,7 @@ class ReplayedChannel(ChannelHandler):
         )
 
     def _outside(self, packet: RingPacket, item: Decoded) -> bytes:
-        """The head of the RNDIS message that a network card's packet points at; takes note of its buffers."""
+        """The first bytes of the RNDIS message that a network card's packet points at; takes note of its buffers."""
         if packet.packet_type == COMPLETION:
             return b""
         try:
@@ -143,9 +142,10 @@ class ReplayedChannel(ChannelHandler):
         elif isinstance(body, nvsp.NvspSendRndisPacket):
             if body.send_buffer_section_index != nvsp.NO_SECTION:
                 start = body.send_buffer_section_index * self._script.section_size
-                return bytes(self._buffer(self._send_buffer)[start : start + _HEAD])
+                return bytes(self._buffer(self._send_buffer)[start : start + OUTSIDE])
             if packet.packet_type == GPA_DIRECT:
-                return b"".join(bytes(view[:_HEAD]) for view in self._channel.data_from_guest(packet)[:2])[:_HEAD]
+                views = self._channel.data_from_guest(packet)
+                return b"".join(bytes(view[:OUTSIDE]) for view in views[:OUTSIDE])[:OUTSIDE]
         return b""
 
     # What the host says
@@ -206,7 +206,7 @@ def _completion(transaction_id: int) -> bytes:
     ).build()
 
 
-def _fill(views: list[memoryview], said: Said, changed: Callable[[bytes], bytes]) -> None:
+def _fill(views: Sequence[memoryview], said: Said, changed: Callable[[bytes], bytes]) -> None:
     """Write the data of an answer into the guest's pages; what was not recorded of it is zeros."""
     if said.is_cut:
         for view in views:

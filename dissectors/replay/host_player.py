@@ -93,7 +93,7 @@ class HostPlayer:
             assert body is not None, "the script holds only messages that are understood"
             self._left.setdefault(message_identity(request.item, body), deque()).append(request)
         self._openings = {channel_id: deque(found) for channel_id, found in script.openings.items()}
-        self._unasked = Unasked(script.unasked, script.moments, self._pace, lambda said: self._post(said, said.item))
+        self._unasked = Unasked(script.unasked, self._pace, lambda said: self._post(said.item))
         self._address = parse_address(address)
         self._listener = listen(self._address)
         self._connection: GuestConnection | None = None
@@ -177,8 +177,7 @@ class HostPlayer:
         if body is None:
             self._depart(f"not understood: {item.summary}")
             return HvStatus.SUCCESS
-        self._take(item, body)
-        self._did_something()
+        self._did_something(self._take(item, body))
         return HvStatus.SUCCESS
 
     def signal_event(self, vp: int, connection_id: int, flag: int) -> None:
@@ -205,16 +204,16 @@ class HostPlayer:
 
     # Time
 
-    def _did_something(self) -> None:
+    def _did_something(self, request: Request | None) -> None:
         self._heard = time.monotonic()
-        self._unasked.guest_did()
+        self._unasked.guest_did(request)
 
     def _look(self) -> None:
         """Go on where the guest does not, and give it up when it can get no further."""
         silence = time.monotonic() - self._heard
         open_players = [player for player in self._players if player.is_open]
         for unasked in (self._unasked, *(player.unasked for player in open_players)):
-            if (said := unasked.is_overdue(silence)) is not None:
+            if (said := unasked.overdue(silence)) is not None:
                 item = said.item
                 self._depart(
                     f"record {item.number} is said although the guest has done less than before it: {item.summary}"
@@ -250,7 +249,7 @@ class HostPlayer:
             MessageRecord(kind=RecordKind.MESSAGE, direction=direction).build() + payload, 0
         )
 
-    def _take(self, item: Decoded, body: Format) -> None:
+    def _take(self, item: Decoded, body: Format) -> Request | None:
         """Find a message in the recording, carry it out, and answer it."""
         if isinstance(body, (c.InitiateContact, c.InitiateContact5)):
             self._target = (body.target_message_vp, getattr(body, "target_sint", VMBUS_SINT))
@@ -289,6 +288,7 @@ class HostPlayer:
                 self._answer(answers, body, c.UnloadComplete())
             case _:
                 self._answer(answers, body, unrecorded_answer(body))
+        return request
 
     def _answer(self, answers: list[Said], asked: Format, otherwise: Format | None) -> None:
         """Say what the host answered, with the ids of the one who asks; what must be answered is, in any case."""
@@ -296,11 +296,11 @@ class HostPlayer:
             recorded = parse_body(said.item)
             assert recorded is not None, "the script holds only messages that are understood"
             reply = readdressed(recorded, asked)
-            self._pace.after(said.pause_ns, lambda said=said, reply=reply: self._post(said, said.item, reply))  # type: ignore[misc]
+            self._pace.after(said.pause_ns, lambda said=said, reply=reply: self._post(said.item, reply))  # type: ignore[misc]
         if not answers and otherwise is not None:
             self._deliver(whole_message(otherwise))
 
-    def _post(self, said: Said, item: Decoded, body: Format | None = None) -> None:
+    def _post(self, item: Decoded, body: Format | None = None) -> None:
         payload = bytes(item.data[item.body_at :])
         self._deliver(payload if body is None else payload[:HEADER_SIZE] + body.build())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from dissectors.replay.script import Said
+from dissectors.replay.script import Request, Said
 from vmbus.loop import Loop
 
 PATIENCE = 2.0
@@ -35,41 +35,45 @@ class Pace:
 class Unasked:
     """What a host says of its own accord, on one channel or on the control plane."""
 
-    def __init__(self, said: list[Said], moments: list[int], pace: Pace, say: Callable[[Said], None]) -> None:
-        """``moments`` are those of what the guest did, which ``Said.after`` counts."""
+    def __init__(self, said: list[Said], pace: Pace, say: Callable[[Said], None]) -> None:
         self._queue = deque(said)
-        self._moments = moments
         self._pace = pace
         self._say = say
-        self._count = 0
         self._is_pausing = False
+        self._got_to = said[0].item.time_ns if said else 0
+        """How far the guest has got, as a time of the capture."""
 
-    def guest_did(self, count: int = 1) -> None:
-        """The guest did something more."""
-        self._count += count
+    def guest_did(self, request: Request | None) -> None:
+        """The guest did something; ``request`` is that in the recording."""
+        if request is not None:
+            request.is_done = True
+            self._got_to = max(self._got_to, request.item.time_ns)
         self.go_on()
 
     def go_on(self) -> None:
         """Say what is due."""
-        while self._queue and not self._is_pausing and self._queue[0].after <= self._count:
+        while self._queue and not self._is_pausing and self._is_due(self._queue[0]):
             said = self._queue.popleft()
             self._is_pausing = True
             if not self._pace.after(said.pause_ns, lambda said=said: self._speak(said)):  # type: ignore[misc]
                 return
+
+    @staticmethod
+    def _is_due(said: Said) -> bool:
+        return said.follows is None or said.follows.is_done
 
     def _speak(self, said: Said) -> None:
         self._is_pausing = False
         self._say(said)
         self.go_on()
 
-    def is_overdue(self, silence: float) -> Said | None:
-        """What should have been said by now, had the guest done as much as in the capture; it is due from now on."""
+    def overdue(self, silence: float) -> Said | None:
+        """What should have been said by now, had the guest done what it follows; it is due from now on."""
         if not self._queue or self._is_pausing:
             return None
         said = self._queue[0]
-        last = self._moments[min(self._count, len(self._moments)) - 1] if self._count and self._moments else None
-        gap = (said.item.time_ns - last) / 1e9 if last is not None else 0.0
-        if said.after <= self._count or silence < PATIENCE + gap:
+        gap = max(said.item.time_ns - self._got_to, 0) / 1e9
+        if self._is_due(said) or silence < PATIENCE + gap:
             return None
-        self._count = said.after
+        said.follows = None
         return said

@@ -7,6 +7,7 @@ how far the guest had got, and how long the host then waited.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -23,8 +24,12 @@ from vmbus.wire.capture import RecordKind
 from vmbus.wire.control_values import MessageType
 from vmbus.wire.offer import OfferChannel, OfferChannelPre7
 from vmbus.wire.ring import PacketType
+from vmbus.wire.rndis import RndisMessageType
 from vmbus.wire.schema import Format, WireError
 
+OUTSIDE = 160
+"""Bytes that reach over an RNDIS header to what says which protocol a frame carries."""
+_RNDIS = struct.Struct("<IIII")
 _MESSAGE, _PACKET, _EXTERNAL = int(RecordKind.MESSAGE), int(RecordKind.PACKET), int(RecordKind.EXTERNAL)
 
 
@@ -35,8 +40,8 @@ class Said:
     item: Decoded
     pause_ns: int
     """Since what it answers; of what it said of its own accord, since the guest or the host last did something."""
-    after: int = 0
-    """Of what it said of its own accord: how much the guest had done before."""
+    follows: Request | None = None
+    """Of what it said of its own accord: what the guest had done last."""
     data: list[Decoded] = field(default_factory=list)
     """External data that came with it."""
 
@@ -54,7 +59,9 @@ class Request:
     item: Decoded
     answers: list[Said] = field(default_factory=list)
     outside: bytes = b""
-    """The first bytes of the data that a packet points at."""
+    """The first bytes of the data that a packet points at, ``OUTSIDE`` at most."""
+    is_done: bool = False
+    """Whether the live guest has done it by now."""
 
 
 @dataclass
@@ -65,8 +72,6 @@ class ChannelScript:
     dialect: Dialect = field(default_factory=Dialect)
     requests: list[Request] = field(default_factory=list)
     unasked: list[Said] = field(default_factory=list)
-    moments: list[int] = field(default_factory=list)
-    """When the guest sent each of its packets, in nanoseconds."""
     section_size: int = 0
     """Bytes of a section of a network card's send buffer."""
 
@@ -79,8 +84,6 @@ class HostScript:
     unasked: list[Said] = field(default_factory=list)
     openings: dict[int, list[ChannelScript]] = field(default_factory=dict)
     """By channel id, in order."""
-    moments: list[int] = field(default_factory=list)
-    """When the guest did each thing that it did."""
     incomplete: int = 0
     """Answers of which data is missing: it was recorded with too small a snap length."""
 
@@ -111,8 +114,9 @@ class _Planner:
         """Packets of the guest by the identity of their record."""
         self._data: dict[tuple[int, int], list[Decoded]] = {}
         """The host's data by channel and transaction id, until its packet comes."""
-        self._last = 0
-        self._last_on: dict[int, int] = {}
+        self._last_request: Request | None = None
+        self._last_time = 0
+        self._last_time_on: dict[int, int] = {}
 
     def message(self, item: Decoded) -> None:
         body = parse_body(item)
@@ -121,30 +125,28 @@ class _Planner:
         if item.direction == GUEST:
             request = Request(item)
             self.script.messages.append(request)
-            self.script.moments.append(item.time_ns)
+            self._last_request = request
             if (key := _awaits(body)) is not None:
                 self._waiting.setdefault(key, deque()).append(request)
             if isinstance(body, (c.OpenChannel, c.OpenReservedChannel)):
                 self.script.openings.setdefault(body.channel_id, []).append(ChannelScript(item.channel_name))
-                self._last_on.pop(body.channel_id, None)
+                self._last_time_on.pop(body.channel_id, None)
         elif waiting := self._waiting.get(_answers(body)):
             request = waiting.popleft()
             request.answers.append(Said(item, item.time_ns - request.item.time_ns))
         else:
-            pause = item.time_ns - (self._last or item.time_ns)
-            self.script.unasked.append(Said(item, pause, len(self.script.moments)))
-        self._last = item.time_ns
+            pause = item.time_ns - (self._last_time or item.time_ns)
+            self.script.unasked.append(Said(item, pause, self._last_request))
+        self._last_time = item.time_ns
 
     def packet(self, item: Decoded) -> None:
         opening = self._opening(item)
-        last = self._last_on.get(item.channel_id, item.time_ns)
+        last = self._last_time_on.get(item.channel_id, item.time_ns)
         if item.direction == GUEST:
             request = Request(item)
             self._requests[id(item)] = request
             opening.requests.append(request)
-            opening.moments.append(item.time_ns)
-            self.script.moments.append(item.time_ns)
-            self._last = item.time_ns
+            self._last_request, self._last_time = request, item.time_ns
         else:
             data = self._data.pop((item.channel_id, item.transaction_id), [])
             asked = self._requests.pop(id(item.request), None) if item.request is not None else None
@@ -154,17 +156,17 @@ class _Planner:
                 _note_section(opening, item)
                 self.script.incomplete += said.is_cut or (not data and _lacks_data(asked.item, item))
                 return
-            said = Said(item, item.time_ns - last, len(opening.moments), data)
+            said = Said(item, item.time_ns - last, opening.requests[-1] if opening.requests else None, data)
             opening.unasked.append(said)
             self.script.incomplete += said.is_cut
-        self._last_on[item.channel_id] = item.time_ns
+        self._last_time_on[item.channel_id] = item.time_ns
 
     def external(self, item: Decoded) -> None:
         request = item.request
         if item.direction != GUEST:
             self._data.setdefault((item.channel_id, item.transaction_id), []).append(item)
         elif request is not None and (known := self._requests.get(id(request))) is not None and not known.outside:
-            known.outside = bytes(item.data[item.body_at : item.body_at + 16])
+            known.outside = bytes(item.data[item.body_at : item.body_at + OUTSIDE])
 
     def _opening(self, item: Decoded) -> ChannelScript:
         openings = self.script.openings.setdefault(item.channel_id, [])
@@ -244,8 +246,9 @@ def message_identity(item: Decoded, body: Format) -> Hashable:
 def packet_identity(item: Decoded, dialect: Dialect, outside: bytes) -> Hashable:
     """What must be the same for a packet to be the one that was recorded.
 
-    Of a disk's requests every byte.  Of a network card's the kind of the messages, and the object that is asked for:
-    a frame is never the same twice.  Of others the packet's type and length; of completions, what they complete.
+    Of a disk's requests every byte.  Of a network card's the kind of the messages, and the object that is asked for or
+    what a frame carries: a frame is never the same twice.  Of others the packet's type and length; of completions,
+    what they complete.
     """
     if item.packet_type == COMPLETION:
         return COMPLETION, item.transaction_id
@@ -257,7 +260,10 @@ def packet_identity(item: Decoded, dialect: Dialect, outside: bytes) -> Hashable
     number = int.from_bytes(payload[:4], "little")
     if number != nvsp.NvspMessageType.SEND_RNDIS_PACKET:
         return item.packet_type, number
-    kind, subject = int.from_bytes(outside[:4], "little"), int.from_bytes(outside[12:16], "little")
+    kind, _, offset, subject = _RNDIS.unpack(outside[:16].ljust(16, b"\0"))
+    if kind == RndisMessageType.PACKET:
+        frame = 8 + offset
+        return number, kind, outside[frame + 12 : frame + 14], outside[frame + 23 : frame + 24]
     return number, kind, subject if kind in REQUESTS else 0
 
 
