@@ -1,7 +1,7 @@
 """One reading of a capture's file from end to end, in parts: by this process or several, with a progress bar.
 
-The commands that print or count go through here; what they do with a part is theirs. Pipes and live streams are
-decoded as they come instead, by ``dissectors.engine.source``.
+The commands that print or count go through here; what they do with a part is theirs. What prints records of pipes and
+live streams decodes them as they come instead, by ``dissectors.engine.source``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ Show = Callable[[Part, TextIO], None]
 
 
 class Reading:
-    """Of the file ``source``; ``jobs`` 0 means as many processes as are worth while."""
+    """Of the file ``source``, or of what a pipe or stream sent to its end, which is spooled first.
+
+    ``jobs`` 0 means as many processes as are worth while.
+    """
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class Reading:
         self.jobs = job_count(jobs, source)
         self.store = CaptureStore.open(source, windowed=True)
         self.passage = Passage(self.store, decode_as)
-        self.bar = ProgressBar(self.store.file_size, wanted=progress)
+        self.bar = ProgressBar(self.store.file_size, wanted=progress and not self.store.is_live)
         self.wanted = wanted
         self._on_damage = on_damage
         self._part_bytes = part_bytes
