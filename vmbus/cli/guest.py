@@ -62,7 +62,9 @@ def run(
     ] = None,
     root: Annotated[
         Path | None,
-        typer.Option("--root", metavar="IMAGE", exists=True, help="Boot this disk image, on a host of its own."),
+        typer.Option(
+            "--root", metavar="IMAGE", exists=True, dir_okay=False, help="Boot this disk image, on a host of its own."
+        ),
     ] = None,
     script: Annotated[
         Path | None,
@@ -90,7 +92,8 @@ def run(
 ) -> None:
     """Boot the Linux guest against a listening host; its exit status is ours.
 
-    Without --script, --command or --initramfs there is a shell on the console. docs/linux-guest.md lists the commands.
+    Without --script, --command or --initramfs there is a shell, on this terminal or for what is piped in.
+    docs/linux-guest.md lists the commands of scripts.
     With --root a host is started for the guest, with the image as its disk and a network card.
     """
     if bool(host) == (root is not None):
@@ -103,6 +106,8 @@ def run(
         check_output(console, Path(kernel), *(file for file in (script, root) if file is not None))
     variant = Variant.DEBUG if debug else Variant.GDB if gdb else Variant.PLAIN
     commands = _commands(script, command)
+    is_shell = commands is None and initramfs is None and root is None and not gdb
+    piped = _standard_input() if is_shell and not _has_terminal() else None
     binary = _kernel(kernel, variant, None)
     with _host_for(root) if root is not None else contextlib.nullcontext(host) as address:
         options = GuestOptions(
@@ -111,13 +116,23 @@ def run(
             memory=memory,
             append=append or [],
             script=commands,
+            shell_input=piped,
             initramfs=initramfs,
             root="/dev/sda" if root is not None else None,
             reconnect=reconnect,
-            has_input=gdb or (commands is None and sys.stdin.isatty()),
+            has_input=gdb or (commands is None and _has_terminal()),
         )
         status = run_under_gdb(options) if gdb else _run(options, console, timeout)
     raise typer.Exit(status)
+
+
+def _has_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _standard_input() -> bytes:
+    """All of it; nothing if it is closed."""
+    return b"" if sys.stdin is None else sys.stdin.buffer.read()
 
 
 @contextlib.contextmanager
@@ -130,8 +145,11 @@ def _host_for(image: Path) -> Iterator[str]:
         with subprocess.Popen(command, stdin=nothing, stdout=nothing, start_new_session=True) as process:
             try:
                 while not Path(directory, "socket").exists():
-                    if process.poll() is not None:
-                        raise GuestNotStarted(f"the host for {image} did not start")
+                    status = process.poll()
+                    if status is not None and status > 0:
+                        raise typer.Exit(status)  # it has said why
+                    if status is not None:
+                        raise GuestNotStarted(f"the host for {image} ended with status {status}")
                     time.sleep(0.02)
                 yield address
             finally:
@@ -180,14 +198,14 @@ def _console_file(path: Path | None) -> Iterator[BinaryIO]:
 def _terminal_restored() -> Iterator[None]:
     """The guest puts its terminal into raw mode, and a guest that is killed does not put it back."""
     try:
-        before = termios.tcgetattr(sys.stdin.fileno())
-    except (termios.error, OSError, ValueError):
+        before = termios.tcgetattr(0)
+    except (termios.error, OSError):
         yield
         return
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, before)
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager

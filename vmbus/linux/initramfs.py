@@ -56,6 +56,18 @@ def script_archive(commands: Iterable[str]) -> bytes:
     return archive.finish()
 
 
+def shell_archive(commands: bytes) -> bytes:
+    """An archive with what a shell reads from its standard input, in ``/init``'s place; its status is the guest's.
+
+    To be appended to the standard one.
+    """
+    archive = Archive()
+    archive.file("stdin", commands)
+    line = "sh sh </stdin; status=$?; sync; echo $status >/proc/exitcode; poweroff -f"
+    archive.file(SCRIPT, f"{line}\n".encode())
+    return archive.finish()
+
+
 def build_program() -> Path:
     """The static test program, compiled if its sources are new. Raises a ``LinuxGuestError``."""
     sources = sorted(GUEST_SOURCES.glob("*.[ch]"))

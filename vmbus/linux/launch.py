@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -22,12 +23,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vmbus.linux.errors import GuestNotStarted, LinuxGuestError
-from vmbus.linux.initramfs import directory_initramfs, script_archive, standard_initramfs
+from vmbus.linux.initramfs import directory_initramfs, script_archive, shell_archive, standard_initramfs
 from vmbus.linux.tools import require
 from vmbus.transport.address import parse_address
 
 KERNEL_TOOLS = {"setarch": "util-linux"}
 _LONGEST_LINE = 65536
+_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
 
 class ExitStatus(IntEnum):
@@ -63,6 +65,8 @@ class GuestOptions:
     memory: str = "256M"
     append: Sequence[str] = ()
     script: Sequence[str] | None = None
+    shell_input: bytes | None = None
+    """What a shell is to read instead of a script; the guest ends when the shell does, with its exit status."""
     initramfs: Path | None = None
     root: str | None = None
     reconnect: int | None = None
@@ -103,6 +107,8 @@ class GuestOptions:
                 file.write(standard_initramfs().read_bytes())
             if self.script is not None:
                 file.write(script_archive(self.script))
+            elif self.shell_input is not None:
+                file.write(shell_archive(self.shell_input))
         return initrd
 
 
@@ -110,8 +116,8 @@ class LinuxGuest:
     """One run of the guest.
 
     ``lines`` holds the console so far; ``on_console_line`` is called with each line as it comes, from the thread that
-    reads the console. ``console`` is a binary file that gets the console's bytes as they are. ``start`` and then
-    ``wait`` or ``kill``; as a context manager it starts, and kills what still runs.
+    reads the console. ``console`` is a binary file that gets the console's bytes as they are, or a terminal.
+    ``start`` and then ``wait`` or ``kill``; as a context manager it starts, and kills what still runs.
     """
 
     def __init__(
@@ -125,6 +131,7 @@ class LinuxGuest:
         self.lines: list[str] = []
         self._on_console_line = on_console_line
         self._console = console
+        self._is_terminal = console is not None and console.isatty()
         self._process: subprocess.Popen[bytes] | None = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._reader: threading.Thread | None = None
@@ -245,7 +252,8 @@ class LinuxGuest:
         with self._process.stdout as stream:
             while data := os.read(stream.fileno(), 65536):
                 if self._console is not None:
-                    self._console.write(data)
+                    # The guest has made the terminal raw, and its kernel's own lines have no carriage return.
+                    self._console.write(_LINE_FEED.sub(b"\r\n", data) if self._is_terminal else data)
                     self._console.flush()
                 *complete, pending = (self._unfinished + data).split(b"\n")
                 if len(pending) > _LONGEST_LINE:
