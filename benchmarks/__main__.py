@@ -9,6 +9,9 @@ from vmbus.errors import VmbusError
 
 
 def main(arguments: list[str]) -> int:
+    if {"--help", "-h"} & set(arguments):
+        print(f"{__doc__}\n\nBenchmarks: {', '.join(names())}.")
+        return 0
     as_json = "--json" in arguments
     wanted = [argument for argument in arguments if argument != "--json"]
     if not wanted or wanted == ["all"]:

@@ -200,18 +200,25 @@ def refresh() -> None:
         finish(capture, about, fields=capture.parent.name.startswith("fault-") and not is_long)
 
 
+def _is_fault(name: str, rule: str) -> bool:
+    return name.startswith(f"fault-{rule.lower()}")
+
+
 def main(names: list[str]) -> None:
     """Make the named captures, or all."""
     if names == ["--references"]:
         refresh()
         return
+    for name in names:
+        if name not in RECORDINGS and name != "faults" and not any(_is_fault(name, rule) for rule in FAULTS):
+            raise SystemExit(f"there is no capture {name!r}: there is faults, {', '.join(RECORDINGS)}, fault-ex-NN")
     for name, recording in RECORDINGS.items():
         if not names or name in names:
             capture = record(name, recording)
             without_logs(capture)
             finish(capture, recording.about, fields=False)
     for rule in sorted(FAULTS):
-        if not names or any(name.startswith(f"fault-{rule.lower()}") for name in names) or "faults" in names:
+        if not names or any(_is_fault(name, rule) for name in names) or "faults" in names:
             finish(write_fault(rule), f"The fault of {rule}: {RULES[rule].title}", fields=rule not in MANY_RECORDS)
 
 

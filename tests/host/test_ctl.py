@@ -147,6 +147,16 @@ def test_a_second_disk_goes_onto_the_controller_that_is_there_and_away_again(
     assert list(watched.ask("inspect", path="devices/scsi/state/units")) == ["0:0:0"]
 
 
+def test_what_is_offered_or_rescinded_already_is_named(watch: Callable[..., Watched]) -> None:
+    watched = watch(make_devices(nics=["embedded"]))
+    with pytest.raises(CtlFailed, match="net is offered already"):
+        watched.ask("offer", name="net")
+    watched.ask("rescind", name="net")
+    with pytest.raises(CtlFailed, match="net is rescinded already"):
+        watched.ask("rescind", name="net")
+    watched.ask("offer", name="net")
+
+
 def test_a_disk_is_resized_and_a_disc_changed(watch: Callable[..., Watched], disk: str, tmp_path: Path) -> None:
     watched = watch(make_devices(disks=[disk, ",dvd"]))
     assert watched.ask("resize", unit="scsi/0:0:0", size="2M") == {"size": 2 << 20}

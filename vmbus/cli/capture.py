@@ -17,7 +17,7 @@ from vmbus.capture import blocks
 from vmbus.capture.outputs import write_all
 from vmbus.capture.reader import PACKET_BLOCKS, CannotOpen
 from vmbus.capture.walk import Block, BlockWalker, Damage, open_source
-from vmbus.cli.files import check_output
+from vmbus.cli.files import check_output, records_written
 from vmbus.errors import VmbusError
 
 
@@ -50,7 +50,7 @@ def command(
             elif not told:
                 _report(item)
     if write != "-":
-        print(f"{records} records in {write}")
+        print(records_written(records, write))
 
 
 def _report(damage: Damage) -> None:

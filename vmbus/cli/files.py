@@ -33,6 +33,11 @@ def check_output(target: Path, *inputs: Path) -> None:
             raise OutputIsInput(f"cannot write {target}: it is {same}what this command reads")
 
 
+def records_written(count: int, path: object) -> str:
+    """What a command says when it has written a capture."""
+    return f"{count} record{'' if count == 1 else 's'} in {path}"
+
+
 def _identity(path: Path, standard: int) -> tuple[int, ...] | None:
     """What tells a file or block device from every other; None for what is neither."""
     try:
@@ -44,4 +49,4 @@ def _identity(path: Path, standard: int) -> tuple[int, ...] | None:
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
-__all__ = ["OutputIsInput", "check_output"]
+__all__ = ["OutputIsInput", "check_output", "records_written"]

@@ -13,7 +13,7 @@ import typer
 
 from vmbus.capture.importers import CannotImport, write_capture
 from vmbus.capture.importers.trace_events import TraceEvent, records_of_events
-from vmbus.cli.files import check_output
+from vmbus.cli.files import check_output, records_written
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,7 +81,7 @@ def _write(path: Path, records: Iterable[bytes], nothing: str) -> None:
         count = write_capture(path, chain([first], records))
     except OSError as error:
         raise CannotImport(f"cannot write {path}: {error.strerror}") from error
-    print(f"{count} records in {path}")
+    print(records_written(count, path))
 
 
 def _events(source: str) -> Iterator[TraceEvent]:

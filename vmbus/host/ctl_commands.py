@@ -172,11 +172,17 @@ class CtlCommands:
 
     def offer(self, arguments: Arguments) -> None:
         """``name``: a device that was rescinded."""
-        self._slot(arguments.text("name")).reoffer()
+        slot = self._slot(arguments.text("name"))
+        if slot.is_offered:
+            raise CtlError(f"{slot.label} is offered already")
+        slot.reoffer()
 
     def rescind(self, arguments: Arguments) -> None:
         """``name``: a device whose offer is taken back; it stays plugged in."""
-        self._slot(arguments.text("name")).rescind()
+        slot = self._slot(arguments.text("name"))
+        if not slot.is_offered:
+            raise CtlError(f"{slot.label} is rescinded already")
+        slot.rescind()
 
     def _slot(self, name: str) -> DeviceSlot:
         for slot in self._host.slots:

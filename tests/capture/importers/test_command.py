@@ -26,14 +26,14 @@ def test_a_trace_is_imported_with_its_times_moved(tmp_path: Path, source: str) -
     (tmp_path / "trace.txt").write_text(LINE)
     out = tmp_path / "out.pcapng"
     name = "-" if source == "-" else tmp_path / "trace.txt"
-    assert run("trace", name, "-w", out, "--epoch", "100", stdin=LINE) == f"1 records in {out}\n"
+    assert run("trace", name, "-w", out, "--epoch", "100", stdin=LINE) == f"1 record in {out}\n"
     assert [record.time_ns for record in read_records(out)] == [103_250_000_000]
 
 
 def test_sysfs_and_memory_are_imported(tmp_path: Path, sample: Path) -> None:
     sysfs, out = tmp_path / "sysfs.txt", tmp_path / "out.pcapng"
     sysfs.write_text("/sys/bus/vmbus/devices/11111111-2222-3333-4444-555555555555/id:14\n")
-    assert "1 records" in run("sysfs", sysfs, "-w", out)
+    assert "1 record" in run("sysfs", sysfs, "-w", out)
     image = tmp_path / "memory.bin"
     image.write_bytes(bytes(16 * PAGE_SIZE))
     with pytest.raises(CannotImport, match="no ring was found"):
