@@ -21,7 +21,7 @@ from typing import Protocol
 
 from vmbus.loop import Loop
 
-SPIN_MICROSECONDS = 100
+SPIN_MICROSECONDS = 200
 """How long a channel is watched after its last packet, and how quickly packets must come for that."""
 
 _SLICE = 10_000
@@ -32,6 +32,9 @@ _JUMP = 1_000_000
 
 _REFRAIN = 100_000_000
 """Nanoseconds for which nothing is watched then."""
+
+_RETRY = 10_000_000
+"""Nanoseconds after which a channel that was watched in vain is given the benefit of the doubt again."""
 
 
 class SpinningChannel(Protocol):
@@ -57,11 +60,15 @@ class Spinner:
         self._longest = round(microseconds * 1000)
         self._watched: dict[SpinningChannel, None] = {}
         self._refrains_until = 0
+        self._failed_at = -_RETRY
         loop.lookout = self
 
     def takes(self, channel: SpinningChannel, gap: int) -> bool:
         """Whether a channel is watched from now on; ``gap`` is how long it waited for its last packets, in ns."""
-        if gap > self._longest or (self._refrains_until and time.monotonic_ns() < self._refrains_until):
+        now = time.monotonic_ns()
+        # A packet that came with a signal has taken longer than one that is watched for: two processors had to wake up.
+        quick = self._longest if now - self._failed_at < _RETRY else 2 * self._longest
+        if gap > quick or now < self._refrains_until:
             return False
         self._watched[channel] = None
         return True
@@ -80,6 +87,7 @@ class Spinner:
                     self._loop.call_soon(channel.service)
                 elif before - channel.busy_at >= self._longest:
                     self.drop(channel)
+                    self._failed_at = before
                     channel.rest()
             if not may_wait or self._loop.has_calls:
                 return
