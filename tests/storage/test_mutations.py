@@ -190,18 +190,16 @@ def record_session(bench: StorageBench) -> list[Packet]:
 
 
 def reservation_steps() -> Iterator[tuple[PersistentReserveOut, ReserveOutList]]:
-    """What only does something one after the other, and with the right key."""
-    for action in ReserveOut:
-        key = 0 if action in (ReserveOut.REGISTER, ReserveOut.REGISTER_AND_IGNORE) else 0xA
-        yield (
-            PersistentReserveOut(
+    """Every action with the right key, and a PREEMPT of nobody, each after the registration that it needs."""
+    for action, victim in [*((action, 0xA) for action in ReserveOut), (ReserveOut.PREEMPT, 0)]:
+        for step, key, action_key in (ReserveOut.REGISTER_AND_IGNORE, 0, 0xA), (action, 0xA, victim):
+            command = PersistentReserveOut(
                 opcode=Opcode.PERSISTENT_RESERVE_OUT,
-                service_action=action,
+                service_action=step,
                 reservation_type=ReservationType.WRITE_EXCLUSIVE,
                 list_length=ReserveOutList.SIZE,
-            ),
-            ReserveOutList(key=key, action_key=0xB if action == ReserveOut.PREEMPT else 0xA),
-        )
+            )
+            yield command, ReserveOutList(key=key, action_key=action_key)
 
 
 def typical(opcode: int, device_type: int, sent: int, action: int = 0) -> bytes:
