@@ -1,4 +1,4 @@
-"""The life of a channel as one object: offer, GPADLs, open, close, rescind, release, with the records that said so."""
+"""The life of a channel as one object: offer, GPADLs, open, subchannels, close, rescind, release, and their records."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ class ChannelLife:
     released: int = 0
     gpadls: dict[int, GpadlLife] = field(default_factory=dict)
     """Living ones, by id."""
+    past_gpadls: list[GpadlLife] = field(default_factory=list)
+    """Those that were torn down, in that order."""
+    primary: ChannelLife | None = field(default=None, repr=False, compare=False)
+    """Of a subchannel: the channel of its device that was offered first, if that was seen."""
+    subchannels: list[ChannelLife] = field(default_factory=list, repr=False, compare=False)
+    """All that were offered during this life, in that order."""
     history: list[tuple[int, int, str]] = field(default_factory=list)
     """Record number, time in nanoseconds, and what happened."""
     dialect: Dialect = field(default_factory=Dialect)

@@ -89,8 +89,18 @@ class ControlState:
             body.monitor_id if body.monitor_allocated and body.monitor_id != NO_MONITOR else None,
             offered=item.number,
         )
+        if life.subchannel_index:
+            self._join(life)
         item.channel = self._begin(life)
         self._happened(life, item, "offered")
+
+    def _join(self, subchannel: ChannelLife) -> None:
+        """Tell the primary channel of a device of a subchannel."""
+        device = (subchannel.interface_id, subchannel.instance_id)
+        for life in self.channels.values():
+            if (life.interface_id, life.instance_id) == device and not life.subchannel_index:
+                subchannel.primary = life
+                life.subchannels.append(subchannel)
 
     def _of_channel(self, item: Decoded, body: object) -> None:
         channel_id = getattr(body, "channel_id", None)
@@ -144,7 +154,8 @@ class ControlState:
             return
         gpadl.torn_down = item.number
         life = self.life(gpadl.channel_id)
-        life.gpadls.pop(gpadl_id, None)
+        if life.gpadls.pop(gpadl_id, None) is not None:
+            life.past_gpadls.append(gpadl)
         item.channel, item.channel_id = life, life.channel_id
         self._happened(life, item, f"GPADL {gpadl_id:#x} torn down")
 

@@ -10,6 +10,7 @@ from dissectors.engine import Session
 from dissectors.engine.render import tree_lines
 from dissectors.testing import GUEST, HOST, Script
 from dissectors.wireshark.compare import differences
+from vmbus.wire import control as c
 from vmbus.wire import guids, scsi, vstor
 from vmbus.wire.control_values import MessageType, Version
 from vmbus.wire.offer import OfferFlags
@@ -82,6 +83,21 @@ def test_a_channel_whose_offer_was_not_seen_decodes_as_what_it_is_said_to_be(dis
     middle.records = disk.records[8:]
     assert {item.protocol for item in middle.decode()} == {"ring"}
     assert {item.protocol for item in middle.decode(Session({3: PROTOCOLS[guids.SCSI]}))} == {"vstor"}
+
+
+def test_a_channel_knows_its_subchannels_and_the_memory_it_once_had(script: Script) -> None:
+    script.offer(3, guids.SCSI)
+    script.offer(9, guids.NETWORK)
+    script.offer(4, guids.SCSI, subchannel=1)
+    script.open(3)
+    script.message(GUEST, MessageType.GPADL_TEARDOWN, c.GpadlTeardown(channel_id=3, gpadl_id=0xE1E10))
+    script.message(HOST, MessageType.GPADL_TORNDOWN, c.GpadlTorndown(gpadl_id=0xE1E10))
+    session = Session()
+    script.decode(session)
+    device, card, other = session.channels[3], session.channels[9], session.channels[4]
+    assert device.subchannels == [other] and other.primary is device and not card.subchannels
+    (gpadl,) = device.past_gpadls
+    assert 0 < gpadl.announced < gpadl.created < gpadl.teardown < gpadl.torn_down and not device.gpadls
 
 
 def test_a_subchannel_is_named_after_its_device(script: Script) -> None:
