@@ -45,11 +45,11 @@ class VmbusApp(App[int]):
         Binding("slash", "filter", "Filter"),
         Binding("f", "follow", "Follow"),
         Binding("space", "pause", "Pause"),
-        Binding("n", "problem(1)", "Next problem"),
+        Binding("n", "problem(1)", "Problem"),
         Binding("N", "problem(-1)", "Previous problem", show=False),
         Binding("colon", "go_to", "Go to"),
         Binding("z", "maximize_pane", "Zoom"),
-        Binding("y", "copy_record", "Copy"),
+        Binding("y", "copy_record", "Copy", show=False),
         Binding("x", "copy_hex", "Copy hex", show=False),
         Binding("t", "light_or_dark", "Light/dark", show=False),
         Binding("question_mark", "help", "Help"),
@@ -111,7 +111,7 @@ class VmbusApp(App[int]):
         table = self.query(ChannelTable)
         if table:
             table.first().sample()
-            table.first().show()
+            table.first().show(is_over=self._feed.is_over)
 
     def _show_status(self) -> None:
         text = status_line(self._feed, self.rows, follows=self.query_one(PacketList).follow, searching=self._searching)

@@ -82,13 +82,14 @@ class ChannelTable(DataTable[Any]):
                 ring.peak = 0.0
                 del levels[:-16]
 
-    def show(self) -> None:
-        """Bring the rows up to date."""
+    def show(self, *, is_over: bool = False) -> None:
+        """Bring the rows up to date; ``is_over``: the stream has ended, and what was open then is known no better."""
         if not self._layout:
             return
         for channel_id, life in list(self._archive.session.channels.items()):
             traffic = self._archive.traffic.channels.get(channel_id) or ChannelTraffic()
-            cells = self._cells(f"{channel_id} {life.name}", life.state, channel_id, traffic)
+            state = f"was {life.state}" if is_over and life.state == "open" else life.state
+            cells = self._cells(f"{channel_id} {life.name}", state, channel_id, traffic)
             key = str(channel_id)
             if key in self.rows:
                 for column in self._layout:

@@ -20,7 +20,7 @@ from vmbus.wire.schema import Format
 from vmbus.wire.tree import Node, show
 
 _OPEN_DEPTH = 3
-"""Layers, their fields and what is directly in those are open unless the user folded them."""
+"""Layers, their fields and what is directly in those are open unless the user folded them, or there are many."""
 
 
 class DecodeTree(Tree[Node]):
@@ -60,17 +60,19 @@ class DecodeTree(Tree[Node]):
         for note in item.notes:
             self.root.add_leaf(Text(f"! {note}", "bold red"))
         self.record = item.tree
+        has_more = any(not _is_head(child) for child in self.record.children)
         for child in self.record.children:
-            self._add(self.root, child, 0)
+            self._add(self.root, child, 0, heads_are_open=not has_more)
         self.root.expand()
         self.cursor_line = min(at, self.last_line)
 
-    def _add(self, parent: TreeNode[Node], node: Node, depth: int) -> None:
+    def _add(self, parent: TreeNode[Node], node: Node, depth: int, *, heads_are_open: bool = False) -> None:
         label = layer_label(node) if depth == 0 else field_label(node)
         if not node.children:
             parent.add_leaf(label, data=node)
             return
-        branch = parent.add(label, data=node, expand=self._folds.get(_fold_key(node), _is_open(node, depth)))
+        is_open = heads_are_open if _is_head(node) else depth < _OPEN_DEPTH and len(node.children) <= 64
+        branch = parent.add(label, data=node, expand=self._folds.get(_fold_key(node), is_open))
         for child in node.children:
             if node.format is not None:
                 self._formats[id(child)] = node.format
@@ -193,8 +195,6 @@ def _fold_key(node: Node) -> str:
     return node.format.__name__ if node.format is not None else node.name
 
 
-def _is_open(node: Node, depth: int) -> bool:
-    """What is open before the user says otherwise: all but the headers of every record and what is deep inside."""
-    if node.format is not None and issubclass(node.format, (RecordHeader, PacketDescriptor)):
-        return False
-    return depth < _OPEN_DEPTH and len(node.children) <= 64
+def _is_head(node: Node) -> bool:
+    """Whether this is a header that every record or packet has: folded, unless there is nothing else in the record."""
+    return node.format is not None and issubclass(node.format, (RecordHeader, PacketDescriptor))

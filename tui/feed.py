@@ -38,6 +38,8 @@ class Feed:
         self.error: VmbusError | None = None
         self.is_live = follow or self.store.is_live
         """Whether more may come than what is there."""
+        self.is_over = False
+        """Whether a stream has ended: nothing that it showed is so any more."""
         self._follow = follow
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vmbus-feed", daemon=True)
@@ -71,7 +73,7 @@ class Feed:
         except OSError as error:
             self.error = Unreadable(f"cannot read {self.source}: {error.strerror or error}")
         self.ended = str(self.error) if self.error else self._end()
-        self.is_live = False
+        self.is_over, self.is_live = self.is_live, False
 
     def _end(self) -> str:
         if self.store.is_full:

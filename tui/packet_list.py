@@ -59,7 +59,7 @@ class PacketList(ScrollView, can_focus=True):
         Binding("pagedown,ctrl+f", "page(1)", "Page down", show=False),
         Binding("home,g", "first", "First", show=False),
         Binding("end,G", "last", "Last", show=False),
-        Binding("enter", "partner", "Request/answer"),
+        Binding("enter", "partner", "Answer"),
         Binding("m", "toggle_mark", "Mark", show=False),
         Binding("apostrophe", "next_mark", "Next mark", show=False),
     ]

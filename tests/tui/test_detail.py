@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from rich.text import Text
+
+from dissectors.testing import GUEST, Script
 from tui.app import VmbusApp
 from tui.decode_tree import DecodeTree, plain_value
+from tui.help import help_text
 from tui.hex_view import HexView
 from tui.packet_list import PacketList
 from tui.theme import DARK, LIGHT
@@ -39,6 +44,23 @@ async def test_headers_are_folded_until_they_are_opened(opened, capture: Path) -
         await pilot.pause()
         tree = await select(app, pilot, 122)
         assert [node.is_expanded for node in tree.root.children] == [False, True, True, False]
+
+
+async def test_a_header_is_open_where_it_is_all_that_there_is(opened, script: Script, tmp_path: Path) -> None:
+    script.signal(GUEST, 3)
+    async with opened(script.write(tmp_path / "signals.pcapng")) as (app, pilot):
+        tree = await select(app, pilot, len(app.rows) - 1)
+        (header,) = tree.root.children
+        assert header.is_expanded and len(header.children) > 5
+        tree = await select(app, pilot, 120)
+        assert not tree.root.children[0].is_expanded
+
+
+@pytest.mark.parametrize(("width", "columns"), [(80, 1), (99, 1), (120, 2)])
+def test_the_help_fits_the_screen(width: int, columns: int) -> None:
+    lines = [Text.from_markup(line).plain for line in help_text(width).splitlines()]
+    assert max(map(len, lines)) <= min(width, 116) - 6
+    assert ("filter line" in lines[1]) == (columns == 2)
 
 
 async def test_a_field_marks_its_bytes(opened, capture: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tui.app import VmbusApp
+from tui.channel_table import ChannelTable
 from tui.packet_list import PacketList
 from vmbus.capture.reader import read_records
 
@@ -45,6 +47,18 @@ async def test_a_stream_shows_what_a_guest_does_and_its_end(opened, until, host,
         host.send_signal(signal.SIGTERM)
         await until(pilot, lambda: "end of the stream" in str(app.query_one("#status").render()))
         assert any("READ" in app.rows.item(row).summary for row in range(len(app.rows)))
+
+
+async def test_what_was_open_when_a_stream_ended_is_not_open_any_more(opened, until, capture: Path) -> None:
+    async with opened(capture) as (app, pilot):
+        await until(pilot, lambda: "'open'" in cells(app))
+        app._feed.is_over = True
+        await until(pilot, lambda: "'was open'" in cells(app) and "'open'" not in cells(app))
+
+
+def cells(app: VmbusApp) -> str:
+    table = app.query_one(ChannelTable)
+    return str([str(cell) for key in table.rows for cell in table.get_row(key)])
 
 
 def demo(*options: str) -> subprocess.CompletedProcess[str]:
