@@ -298,8 +298,9 @@ class ClientChannels(ClientBase):
 
     def _signals(self, offer: OfferChannel | OfferChannelPre7) -> int:
         """The connection that the guest signals: before 1.1 all channels share one (Linux ``vmbus_setevent``)."""
-        has_own = isinstance(offer, OfferChannel) and self.version is not None and self.version >= Version.V1_1
-        return offer.connection_id if has_own else EVENT_CONNECTION_ID
+        if isinstance(offer, OfferChannel) and self.version is not None and self.version >= Version.V1_1:
+            return offer.connection_id
+        return EVENT_CONNECTION_ID
 
     def _on_rescind(self, body: control.RescindChannelOffer) -> None:
         if body.channel_id in self._let_go:
