@@ -18,7 +18,7 @@ import pytest
 from vmbus.linux.launch import ExitStatus, GuestOptions, LinuxGuest
 from vmbus.linux.source import DEFAULT_VERSION
 from vmbus.testing.linux import StartGuest, kernel_or_skip
-from vmbus.testing.restarts import LOAD, RELEASE, RestartableHost, errors_in_the_log, release
+from vmbus.testing.restarts import LOAD, RELEASE, RestartableHost, errors_in_the_log, is_clean, release
 
 KILLED_HOST = Path(__file__).parents[1] / "host" / "killed_host.py"
 NEWER_HOST = KILLED_HOST.with_name("newer_host.py")
@@ -222,19 +222,27 @@ def echo_server(namespace: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.tap
 @pytest.mark.soak
-def test_a_tcp_stream_over_a_tap_outlives_stopped_and_killed_hosts(
+def test_a_tcp_stream_and_a_disk_load_together_outlive_stopped_and_killed_hosts(
     linux_guest: StartGuest, namespace: str, echo_server: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     kills = 100 if SOAK else 4
     longest = 0.6
     size = int((kills + 2) * longest * RATE)
-    host = RestartableHost(tmp_path, "--nic", "tap:vm0", prefix=["ip", "netns", "exec", namespace])
+    devices = ["--scsi", str(tmp_path / "disk.img"), "--nic", "tap:vm0"]
+    host = RestartableHost(tmp_path, *devices, prefix=["ip", "netns", "exec", namespace])
     host.start()
     script = [
+        "wait-path /dev/sda 30",
+        "mount /dev/sda /mnt ext4",
+        "write-file /mnt/load 16M 3",
         "wait-path /sys/class/net/eth0 30",
         "ifup eth0 10.9.0.2/24",
+        LOAD,
         "say ready",
         f"stream-echo tcp:10.9.0.1:7 {size} 5",
+        "sh touch /stop",
+        "wait",
+        "umount /mnt",
     ]
     guest = linux_guest(host.address, script, reconnect=60)
     guest.wait_for_line("ready", 30)
@@ -246,10 +254,11 @@ def test_a_tcp_stream_over_a_tap_outlives_stopped_and_killed_hosts(
         assert echo_server.poll() is None, f"the stream was over after {done - 1} restarts"
         host.end(number)
         host.start()
-        show_progress(done, len(ends), "restarts under a TCP stream")
+        show_progress(done, len(ends), "restarts under a TCP stream and a disk load")
     try:
         assert guest.wait(600 if SOAK else 120) == ExitStatus.DONE
     finally:
         host.end(signal.SIGKILL)
     assert echo_server.wait(10) == 0
     assert errors_in_the_log(guest) == []
+    assert is_clean(host.image)
