@@ -28,20 +28,21 @@ class Report:
         tally = self._tally
         control = [count for (_, kind), count in tally.counts.items() if kind == _MESSAGE]
         rows = [self._row("", "control", control, control, 0, ())]
-        places = [place for place in range(1, len(tally.lives)) if self._of(place)]
-        for place in sorted(places, key=lambda place: getattr(tally.lives[place], "channel_id", 0)):
-            life, counts = tally.lives[place], self._of(place)
+        kinds: dict[int, dict[int, Count]] = defaultdict(dict)
+        for (place, kind), count in tally.counts.items():
+            if place and kind != _MESSAGE:
+                kinds[place][kind] = count
+        keys: dict[int, list[int]] = defaultdict(list)
+        for key, (place, _) in enumerate(tally.operations):
+            keys[place].append(key)
+        for place in sorted(kinds, key=lambda place: (getattr(tally.lives[place], "channel_id", 0), place)):
+            life, counts = tally.lives[place], kinds[place]
             assert life is not None
             spoken = [count for kind, count in counts.items() if kind in _SPOKEN]
             signals = counts[_SIGNAL].records if _SIGNAL in counts else 0
-            keys = [key for key, (of, _) in enumerate(tally.operations) if of == place]
             name = f"{life.channel_id} {life.name}"
-            rows.append(self._row(name, life.dialect.name, counts.values(), spoken, signals, keys))
+            rows.append(self._row(name, life.dialect.name, counts.values(), spoken, signals, keys[place]))
         return rows
-
-    def _of(self, place: int) -> dict[int, Count]:
-        """The counts of a channel by kind of record."""
-        return {kind: count for (of, kind), count in self._tally.counts.items() if of == place and kind != _MESSAGE}
 
     def _row(
         self,
