@@ -62,7 +62,7 @@ def test_a_packet_is_its_descriptor_extension_and_padded_payload(
     encoder: ModuleType, payload: bytes, transaction: int, words: int
 ) -> None:
     extension = bytes(range(8)) * words
-    block = encoder.packets(2**63, 2, 0, [(6, 1, transaction, extension, payload)], 4088, 8, 16, 8192)
+    block = encoder.packets(2**63 - 1, 2, 0, [(6, 1, transaction, extension, payload)], 4088, 8, 16, 8192)
     record = the_record(block)
     assert record.header == PacketRecord(
         kind=3, direction=2, ring_size=8192, offset=4088, read_index=8, write_index=16
@@ -72,7 +72,7 @@ def test_a_packet_is_its_descriptor_extension_and_padded_payload(
     assert descriptor.length8 * 8 == len(record.body)
     assert record.body[descriptor.data_offset8 * 8 :] == payload.ljust(-len(payload) % 8 + len(payload), b"\0")
     assert record.body[16 : 16 + len(extension)] == extension
-    assert record.time_ns == 2**63
+    assert record.time_ns == 2**63 - 1
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

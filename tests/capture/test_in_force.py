@@ -41,6 +41,12 @@ def said(keeper: StateKeeper) -> list[tuple[int, bytes]]:
     return sorted((int(record.direction), record.body) for record in records)
 
 
+def without_interrupt_page(message: bytes, version: Version) -> bytes:
+    """A contact names that page up to 4.1, as Linux does, but hosts look at it before 2.4 only, and keep none later."""
+    is_contact = message[:4] == b"\x0e\0\0\0"
+    return message[:16] + bytes(8) + message[24:] if is_contact and version < Version.V5_0 else message
+
+
 @pytest.mark.parametrize("version", [Version.V2_4, Version.V4_0, Version.V5_3, Version.V6_0])
 def test_the_state_of_an_open_channel_is_told_as_it_was_said(
     partition_pair: Callable[..., PartitionPair], version: Version, tmp_path_factory: pytest.TempPathFactory
@@ -58,7 +64,7 @@ def test_the_state_of_an_open_channel_is_told_as_it_was_said(
     # What the guest asked for is not kept, only what was agreed: from 6.0 on its contact names fewer features.
     skip = b"\x0e" if version >= Version.V6_0 else b"none"
     mine, theirs = ([one for one in said(t.keeper) if not one[1].startswith(skip)] for t in (told, tap))
-    assert mine == theirs
+    assert mine == [(direction, without_interrupt_page(body, version)) for direction, body in theirs]
 
 
 def test_a_host_without_a_connection_has_nothing_to_tell() -> None:

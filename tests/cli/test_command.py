@@ -77,7 +77,7 @@ def test_a_command_that_says_nothing_gets_the_help_as_it_is(
     assert len(shown.splitlines()) > 5
 
 
-@pytest.mark.parametrize("command", ["build", "run unix:x"])
+@pytest.mark.parametrize("command", ["build", "run unix:x --command true"])
 def test_a_cache_that_cannot_be_made_is_one_line(
     command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
