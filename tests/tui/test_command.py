@@ -30,6 +30,9 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if not self.pid:
             os.environ |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+            # What started these tests may ignore them, as nohup does, and then the command would too.
+            for number in (signal.SIGHUP, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
             os.execvp(VMBUS[0], [*VMBUS, *arguments])
 
     def wait_for(self, text: str, seconds: float = 30) -> None:
