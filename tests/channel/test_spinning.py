@@ -205,3 +205,33 @@ def test_nobody_spins_on_a_single_processor_or_when_told_not_to(monkeypatch: pyt
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
     assert spinner_for(loop) is None
     loop.close()
+
+
+@pytest.mark.parametrize("refrains", [False, True])
+def test_a_channel_that_another_one_closed_is_not_looked_at_any_more(refrains: bool) -> None:
+    class Fake:
+        busy_at = 0
+
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def has_packets(self, nanoseconds: int) -> bool:
+            self.seen.append("looked at")
+            return False
+
+        def service(self) -> None:
+            raise AssertionError("it has no packets")
+
+        def rest(self) -> None:  # its ring is broken, and its device closes the other one with it
+            self.seen.append("rests")
+            spinner.drop(second)
+
+    loop, first, second = Loop(), Fake(), Fake()
+    spinner = Spinner(loop, 1)
+    assert spinner.takes(first, 0) and spinner.takes(second, 0)
+    if refrains:
+        spinner.refrain()
+    else:
+        spinner.look(may_wait=False)
+    assert first.seen[-1] == "rests" and second.seen == []
+    loop.close()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 from vmbus.loop import Loop
@@ -81,7 +82,7 @@ class Spinner:
         nanoseconds = 0
         while self._watched:
             before = time.monotonic_ns()
-            for channel in list(self._watched):
+            for channel in self._each():
                 if channel.has_packets(nanoseconds):
                     self.drop(channel)
                     self._loop.call_soon(channel.service)
@@ -92,16 +93,20 @@ class Spinner:
             if not may_wait or self._loop.has_calls:
                 return
             if nanoseconds and time.monotonic_ns() - before > _JUMP:
-                self._refrain()
+                self.refrain()
                 return
             nanoseconds = _SLICE // max(len(self._watched), 1)
 
-    def _refrain(self) -> None:
+    def refrain(self) -> None:
         """Let all channels wait for signals, because others need the processor."""
         self._refrains_until = time.monotonic_ns() + _REFRAIN
-        for channel in list(self._watched):
+        for channel in self._each():
             self.drop(channel)
             channel.rest()
+
+    def _each(self) -> Iterator[SpinningChannel]:
+        """What is watched; a channel that comes to rest may turn out to be broken, and others be closed with it."""
+        return (channel for channel in list(self._watched) if channel in self._watched)
 
 
 def spinner_for(loop: Loop, microseconds: float = SPIN_MICROSECONDS) -> Spinner | None:
