@@ -100,6 +100,15 @@ def test_nothing_is_coalesced_into_a_buffer_that_could_not_hold_it(make_wire: Ma
     assert backend.coalescing == (False, False)
 
 
+def test_the_buffer_must_hold_the_longest_frame_with_a_tag_too(make_wire: MakeWire, backend: KeptFrames) -> None:
+    backend.mtu = 1711  # 38 pieces without a tag, 39 with one; 54 suballocations, 16 of them for control messages
+    card = RawCard(make_wire(backend), receive_pages=27)
+    card.capabilities, card.frame_size = NdisCapabilities.RSC_OVER_VMBUS, 1725
+    card.bring_up()
+    switch(card, OffloadSwitch.ENABLED)
+    assert card.wire.provider.card.frame_size == 1725 and backend.coalescing == (False, False)
+
+
 def test_a_frame_waits_until_all_its_pieces_have_room(card: RawCard, backend: KeptFrames) -> None:
     card.auto_complete = False
     frames = [LARGE] * 16

@@ -31,6 +31,7 @@ from vmbus.wire.nvsp import (
     ChannelType,
     NvspInit,
     NvspMessageType,
+    NvspSendNdisConfig,
     NvspSendReceiveBuffer,
     NvspSendSendBuffer,
     NvspVersion,
@@ -140,6 +141,14 @@ def test_a_send_buffer_without_room_for_a_section(new_card: RawCard) -> None:
     new_card.pair.add_gpadl(7, new_card.send_pages[:1])
     new_card.ask(NvspMessageType.SEND_SEND_BUFFER, NvspSendSendBuffer(gpadl_handle=7, id=1))
     assert isinstance(new_card.failure, BadNetworkBuffer)
+
+
+def test_a_longest_frame_that_is_named_when_the_buffer_is_divided(new_card: RawCard) -> None:
+    init = NvspInit(protocol_version=NvspVersion.V61, protocol_version2=NvspVersion.V61)
+    new_card.ask(NvspMessageType.INIT, init)
+    new_card.lend_buffers()
+    new_card.ask(NvspMessageType.SEND_NDIS_CONFIG, NvspSendNdisConfig(mtu=9014, capabilities=new_card.capabilities))
+    assert isinstance(new_card.failure, UnexpectedMessage)
 
 
 def test_a_second_buffer_beside_the_first(card: RawCard) -> None:

@@ -44,6 +44,7 @@ class RawCard(ChannelHandler):
         self.channel.handler = self
         self.version = NvspVersion.V61
         self.capabilities = NdisCapabilities(0)
+        self.frame_size = 1514
         self.receive_pages = self.pair.pages.allocate(receive_pages)
         self.send_pages = self.pair.pages.allocate(send_pages)
         self.completions: dict[int, bytes] = {}
@@ -113,7 +114,8 @@ class RawCard(ChannelHandler):
         self.version = version
         self.ask(NvspMessageType.INIT, NvspInit(protocol_version=version, protocol_version2=version))
         if version >= NvspVersion.V2:
-            self.ask(NvspMessageType.SEND_NDIS_CONFIG, NvspSendNdisConfig(mtu=1514, capabilities=self.capabilities))
+            config = NvspSendNdisConfig(mtu=self.frame_size, capabilities=self.capabilities)
+            self.ask(NvspMessageType.SEND_NDIS_CONFIG, config)
         self.ask(NvspMessageType.SEND_NDIS_VERSION, NvspSendNdisVersion(ndis_major_version=6, ndis_minor_version=30))
 
     def lend_buffers(self) -> None:

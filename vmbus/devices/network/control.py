@@ -112,6 +112,8 @@ class NvspControl:
         session = self._session
         if session.configured:
             raise UnexpectedMessage("a second NVSP SEND_NDIS_CONFIG")
+        if session.receive_buffer is not None:  # it is divided for frames of another size
+            raise UnexpectedMessage("an NVSP SEND_NDIS_CONFIG after SEND_RECEIVE_BUFFER")
         session.configured = True
         session.capabilities = body.capabilities
         # As vmswitch does, an impossible size is taken for the usual one.

@@ -150,7 +150,7 @@ class Session:
     def _coalesce(self) -> None:
         """Let the backend coalesce what the guest wants coalesced, if its buffer can take the pieces."""
         enabled, buffer = self.card.enabled, self.receive_buffer
-        pieces = self._pieces(LARGEST_FRAME)
+        pieces = self._pieces(LARGEST_FRAME + _TAG)
         able = (
             NdisCapabilities.RSC_OVER_VMBUS in self.capabilities
             and buffer is not None
