@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -61,3 +63,15 @@ def test_the_first_of_too_many_silent_ones_is_closed(address: str) -> None:
         silent[1].recv(1)
     for one in silent:
         one.close()
+
+
+def test_who_hands_over_descriptors_without_end_and_says_no_hello_is_closed(address: str) -> None:
+    open_before = len(os.listdir("/proc/self/fd"))
+    with connected(address) as hoarder, open(os.devnull) as null:
+        for _ in range(8):
+            with contextlib.suppress(OSError):
+                socket.send_fds(hoarder, [b"\0"], [null.fileno()] * 64)
+            time.sleep(0.01)
+            assert len(os.listdir("/proc/self/fd")) < open_before + 3 * 64
+        with pytest.raises(ConnectionError):
+            hoarder.send(b"\0")

@@ -36,6 +36,8 @@ from vmbus.wire.partition import (
 HELLO_SECONDS = 5.0
 """Who has connected and does not say hello for so long is no guest."""
 MAX_VPS = 64
+MOST_DESCRIPTORS = 1 + MAX_VPS
+"""A hello comes with its memory and an eventfd for each processor."""
 MAX_PAYLOAD = 240
 """Bytes of a hypervisor message's payload (TLFS, HV_MESSAGE_PAYLOAD_BYTE_COUNT)."""
 
@@ -113,7 +115,7 @@ class GuestConnection:
             if self._vp_count:
                 data = self._socket.recv(_RECEIVE_SIZE)
             else:
-                data, descriptors, _, _ = socket.recv_fds(self._socket, _RECEIVE_SIZE, MAX_VPS + 1)
+                data, descriptors, _, _ = socket.recv_fds(self._socket, _RECEIVE_SIZE, MOST_DESCRIPTORS)
                 self._descriptors += descriptors
         except BlockingIOError:
             return
@@ -122,6 +124,9 @@ class GuestConnection:
             return
         if not data:
             self.close("the guest closed its connection")
+            return
+        if len(self._descriptors) > MOST_DESCRIPTORS:
+            self.close(f"more than {MOST_DESCRIPTORS} descriptors came, and no hello")
             return
         try:
             for frame in self._frames.feed(data):
