@@ -34,11 +34,11 @@ PAGE_SHIFT = 12
 MAX_MAPPED_PAGES = 32768
 """The most pages that one mapping may have (128 MiB): a bound on what a peer can make us map."""
 
-MAX_REMEMBERED = 2 << 20
-"""Bytes of resolved ranges that are kept, roughly, before all of them are forgotten."""
+MAX_REMEMBERED = 6 << 20
+"""Bytes that resolved ranges take up, roughly, before all of them are forgotten."""
 
-_ENTRY_SIZE = 512
-"""What one of them takes up beside its ranges, roughly."""
+_ENTRY_SIZE, _VIEW_SIZE = 512, 192
+"""What one of them takes up beside its ranges, roughly, and each of its views: a guest can scatter a buffer's pages."""
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _MAP_FIXED = 0x10  # the same on every Linux architecture but alpha, hppa, mips and xtensa
@@ -252,8 +252,8 @@ class GuestMemory:
         """Keep the views that a list of ranges, as it came from the guest, stands for: a guest's buffers come again."""
         if self._resolved_bytes > MAX_REMEMBERED:
             self._forget()
-        self._resolved_bytes += len(ranges) + _ENTRY_SIZE
         made = self._resolved[ranges] = PageViews(views)
+        self._resolved_bytes += len(ranges) + _ENTRY_SIZE + _VIEW_SIZE * len(made)
         return made
 
     def _forget(self) -> None:

@@ -75,6 +75,16 @@ def test_what_is_remembered_of_ranges_is_bounded() -> None:
         tracemalloc.stop()
 
 
+def test_what_is_remembered_of_scattered_pages_is_bounded_too() -> None:
+    with GuestMemory.create(PAGES * PAGE_SIZE) as memory:
+        tracemalloc.start()
+        for less in range(1, 500):
+            pfns = tuple((2 * index + less) % PAGES for index in range(1000))
+            gpa_direct_views(memory, build_gpa_direct([GpaRange(1000 * PAGE_SIZE - less, 0, pfns)]))
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+
+
 def test_ranges_that_are_remembered_do_not_keep_memory_mapped() -> None:
     memory = GuestMemory.create(PAGES * PAGE_SIZE)
     gpa_direct_views(memory, build_gpa_direct([GpaRange(PAGE_SIZE, 0, (5,))]))
