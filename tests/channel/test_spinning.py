@@ -85,9 +85,9 @@ def test_a_packet_that_comes_just_before_the_signals_are_asked_for_is_found() ->
         time.sleep(0.03)
         pair.guest.outgoing.write(6, 0, 0, b"", b"unsignalled")
         assert not pair.guest.outgoing.commit()
+        pair.loop.lookout = None  # no second look finds it
         pair.host.rest()
-        pair.pump()
-        assert pair.host.handler.count == 3
+        assert pair.loop.run(lambda: pair.host.handler.count == 3, timeout=5)
 
 
 def test_an_idle_loop_takes_no_processor_time() -> None:
@@ -129,8 +129,14 @@ def test_a_call_from_another_thread_ends_the_watching(watched: ChannelPair) -> N
 def test_a_channel_that_is_closed_or_paused_is_watched_no_longer() -> None:
     for end in (lambda channel: channel.close(), lambda channel: channel.pause()):
         with busy_pair(LONG) as pair:
+            looks: list[int] = []
+            pair.host.has_packets = lambda nanoseconds: bool(looks.append(nanoseconds))  # type: ignore[method-assign]
+            pair.loop.run(timeout=0.02)
+            assert looks
+            looks.clear()
             end(pair.host)
-            assert pair.loop.run(timeout=0.02) is False
+            pair.loop.run(timeout=0.02)
+            assert not looks
 
 
 def test_a_write_index_that_makes_no_sense_ends_a_watched_channel(watched: ChannelPair) -> None:
@@ -234,4 +240,36 @@ def test_a_channel_that_another_one_closed_is_not_looked_at_any_more(refrains: b
     else:
         spinner.look(may_wait=False)
     assert first.seen[-1] == "rests" and second.seen == []
+    loop.close()
+
+
+def test_a_channel_is_watched_again_soon_after_it_was_watched_in_vain_only_if_packets_come_twice_as_quickly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Fake:
+        busy_at = 0
+
+        def has_packets(self, nanoseconds: int) -> bool:
+            return False
+
+        def service(self) -> None:
+            raise AssertionError("it has no packets")
+
+        def rest(self) -> None: ...
+
+    now, loop, channel = 1_000_000_000, Loop(), Fake()
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now)
+    spinner = Spinner(loop, 1000)
+
+    def takes(gap: int) -> bool:
+        taken = spinner.takes(channel, gap)
+        spinner.drop(channel)
+        return taken
+
+    assert takes(2_000_000) and not takes(2_000_001)
+    spinner.takes(channel, 0)
+    spinner.look(may_wait=False)  # in vain
+    assert takes(1_000_000) and not takes(1_000_001)
+    now += 10_000_000
+    assert takes(2_000_000) and not takes(2_000_001)
     loop.close()

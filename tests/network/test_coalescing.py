@@ -48,9 +48,9 @@ def card(make_wire: MakeWire, backend: KeptFrames) -> RawCard:
     return card
 
 
-def switch(card: RawCard, ipv4: OffloadSwitch) -> None:
+def switch(card: RawCard, ipv4: OffloadSwitch, ipv6: OffloadSwitch = OffloadSwitch.NO_CHANGE) -> None:
     header = NdisObjectHeader(object_type=NdisObjectType.DEFAULT, revision=3, size=NdisOffloadParameters3.SIZE)
-    card.set(Oid.TCP_OFFLOAD_PARAMETERS, NdisOffloadParameters3(header=header, rsc_ipv4=ipv4).build())
+    card.set(Oid.TCP_OFFLOAD_PARAMETERS, NdisOffloadParameters3(header=header, rsc_ipv4=ipv4, rsc_ipv6=ipv6).build())
 
 
 def deliver(card: RawCard, backend: KeptFrames, frames: list[bytes], checked: list[bool]) -> int:
@@ -84,6 +84,15 @@ def test_the_guest_may_change_its_mind(card: RawCard, backend: KeptFrames) -> No
     card.messages.clear()
     assert deliver(card, backend, [LARGE], [False]) == 1
     assert card.messages == [] and card.wire.provider.card.dropped == 1
+
+
+def test_ipv6_is_switched_by_itself(card: RawCard, backend: KeptFrames) -> None:
+    switch(card, OffloadSwitch.DISABLED, OffloadSwitch.ENABLED)
+    assert backend.coalescing == (False, True)
+    card.messages.clear()
+    large = LARGE[:12] + b"\x86\xdd" + LARGE[14:]
+    assert deliver(card, backend, [large], [True]) == 1
+    assert b"".join(packet(message).frame for message in card.answers()) == large
 
 
 def test_nothing_is_coalesced_for_a_guest_that_did_not_say_it_can(make_wire: MakeWire, backend: KeptFrames) -> None:

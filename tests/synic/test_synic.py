@@ -134,6 +134,27 @@ def test_a_guest_that_polls_its_flags_is_not_interrupted(ends: Ends) -> None:
     word.release()
 
 
+def test_a_guest_that_polls_no_longer_when_its_flag_is_set_is_interrupted(ends: Ends) -> None:
+    """It looks for the last time after it has said so: whoever asked before setting the flag would lose the event."""
+    ends.host = SynicVp(0, ends.memory, os.dup(ends.interrupt), has_polling_word=True)
+    ends.guest.enable(SINT)
+    ends.memory.write(5 * 4096 + POLLING_WORD_OFFSET, b"\1\0\0\0")
+    flags = ends.host._flags
+
+    class LastLook:
+        def __getattr__(self, name: str) -> object:
+            return getattr(flags, name)
+
+        def fetch_or64(self, offset: int, bits: int) -> int:
+            ends.memory.write(5 * 4096 + POLLING_WORD_OFFSET, bytes(4))
+            return flags.fetch_or64(offset, bits)
+
+    ends.host._flags = LastLook()
+    ends.host.signal_event(SINT, 7)
+    assert ends.interrupts() == 1
+    ends.host._flags = flags
+
+
 def test_the_polling_word_of_a_guest_that_did_not_announce_it_is_nothing_special(ends: Ends) -> None:
     ends.guest.enable(SINT)
     ends.memory.write(5 * 4096 + POLLING_WORD_OFFSET, b"\1\0\0\0")
