@@ -44,10 +44,11 @@ def said(keeper: StateKeeper) -> list[tuple[int, bytes]]:
 def without_interrupt_page(message: bytes, version: Version) -> bytes:
     """A contact names that page up to 4.1, as Linux does, but hosts look at it before 2.4 only, and keep none later."""
     is_contact = message[:4] == b"\x0e\0\0\0"
-    return message[:16] + bytes(8) + message[24:] if is_contact and version < Version.V5_0 else message
+    is_kept = not Version.V2_4 <= version < Version.V5_0
+    return message[:16] + bytes(8) + message[24:] if is_contact and not is_kept else message
 
 
-@pytest.mark.parametrize("version", [Version.V2_4, Version.V4_0, Version.V5_3, Version.V6_0])
+@pytest.mark.parametrize("version", [Version.V1_1, Version.V2_4, Version.V4_0, Version.V5_3, Version.V6_0])
 def test_the_state_of_an_open_channel_is_told_as_it_was_said(
     partition_pair: Callable[..., PartitionPair], version: Version, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
