@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from vmbus.channel import ChannelHandler
+from vmbus.channel import Channel, ChannelHandler
 from vmbus.channel.spinning import Spinner, spinner_for
 from vmbus.loop import Loop
 from vmbus.ring import RingPacket
@@ -126,17 +126,18 @@ def test_a_call_from_another_thread_ends_the_watching(watched: ChannelPair) -> N
     assert watched.loop.run(until=called.is_set, timeout=5)
 
 
-def test_a_channel_that_is_closed_or_paused_is_watched_no_longer() -> None:
-    for end in (lambda channel: channel.close(), lambda channel: channel.pause()):
-        with busy_pair(LONG) as pair:
-            looks: list[int] = []
-            pair.host.has_packets = lambda nanoseconds: bool(looks.append(nanoseconds))  # type: ignore[method-assign]
-            pair.loop.run(timeout=0.02)
-            assert looks
-            looks.clear()
-            end(pair.host)
-            pair.loop.run(timeout=0.02)
-            assert not looks
+@pytest.mark.parametrize("end", [Channel.close, Channel.pause])
+def test_a_channel_that_is_closed_or_paused_is_watched_no_longer(
+    watched: ChannelPair, end: Callable[[Channel], None]
+) -> None:
+    looks: list[int] = []
+    watched.host.has_packets = lambda nanoseconds: bool(looks.append(nanoseconds))  # type: ignore[method-assign]
+    watched.loop.run(timeout=0.02)
+    assert looks
+    end(watched.host)
+    looks.clear()
+    watched.loop.run(timeout=0.02)
+    assert not looks
 
 
 def test_a_write_index_that_makes_no_sense_ends_a_watched_channel(watched: ChannelPair) -> None:
