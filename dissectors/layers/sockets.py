@@ -23,7 +23,9 @@ from scapy.supersocket import SuperSocket
 from dissectors.engine import Session
 from dissectors.layers.vmbus import PacketDescriptor, PacketRecord, stack_layers
 from vmbus.channel import Channel, ChannelHandler
-from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus, DriverError, Promise
+from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus
+from vmbus.drivers.errors import DriverError
+from vmbus.drivers.promise import Promise
 from vmbus.guest import Guest
 from vmbus.loop import LoopThread
 from vmbus.ring.packet import RingPacket

@@ -11,7 +11,8 @@ import pytest
 
 from vmbus.channel import Channel, ChannelHandler
 from vmbus.devices.echo import ECHO_INTERFACE, Echo
-from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus, Promise
+from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus
+from vmbus.drivers.promise import Promise
 from vmbus.errors import VmbusError
 from vmbus.ring import RingPacket
 from vmbus.testing.partitions import PartitionPair

@@ -10,9 +10,10 @@ import pytest
 from vmbus.channel import Channel
 from vmbus.devices.catalog import make_devices
 from vmbus.drivers.disk import Disk
-from vmbus.drivers.driver import DriverError, Promise
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network import NetworkDriver
 from vmbus.drivers.network.card import NetworkCard
+from vmbus.drivers.promise import Promise
 from vmbus.drivers.storage import Address, GuestBuffer, StorageDriver, StorageLink
 from vmbus.inet.pattern import pattern
 from vmbus.testing.partitions import PartitionPair

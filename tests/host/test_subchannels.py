@@ -6,7 +6,7 @@ import pytest
 
 from vmbus.devices.catalog import make_devices
 from vmbus.drivers.disk import Disk
-from vmbus.drivers.driver import Promise
+from vmbus.drivers.promise import Promise
 from vmbus.drivers.storage import StorageDriver, StorageLink
 from vmbus.testing.partitions import PartitionPair
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from vmbus.devices.hvsocket.relay import MAX_REQUESTS
-from vmbus.drivers.driver import DriverError, Promise
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.hvsocket import GuestStream
+from vmbus.drivers.promise import Promise
 from vmbus.ring.packet import IN_BAND
 from vmbus.testing.vsock import VsockPair
 from vmbus.wire.hvsocket import service_of_port

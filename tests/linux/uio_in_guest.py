@@ -11,8 +11,8 @@ from pathlib import Path
 
 from vmbus import native
 from vmbus.drivers.disk import Disk
-from vmbus.drivers.driver import DriverError
 from vmbus.drivers.echo import ECHO_INTERFACE, EchoDriver, EchoLoad, exchange
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network import NetworkCard, NetworkDriver
 from vmbus.drivers.storage import StorageDriver
 from vmbus.errors import VmbusError

@@ -12,7 +12,7 @@ from vmbus.devices.network import open_backend
 from vmbus.devices.network.backends.embedded import EmbeddedNetwork
 from vmbus.devices.network.dhcp import read_options, write_options
 from vmbus.devices.network.services import SOURCE_BYTES, SOURCE_SEED
-from vmbus.drivers.driver import DriverError
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network import NetworkCard, NetworkDriver
 from vmbus.inet.pattern import pattern
 from vmbus.testing.network import Wire

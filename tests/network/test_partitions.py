@@ -8,7 +8,7 @@ import pytest
 
 from vmbus.devices.network import NetworkProvider
 from vmbus.devices.network.backends.embedded import EmbeddedNetwork
-from vmbus.drivers.driver import DriverError
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network import NetworkCard, NetworkDriver
 from vmbus.inet.pattern import pattern
 from vmbus.testing.partitions import PartitionPair

@@ -10,7 +10,7 @@ from vmbus.devices.storage.controller import StorageController, UnitAddress
 from vmbus.devices.storage.disk import ScsiDisk
 from vmbus.devices.storage.identity import Identity
 from vmbus.devices.storage.memory import MemoryBackend
-from vmbus.drivers.driver import DriverError
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.storage import Address, GuestBuffer, ScsiError
 from vmbus.gpadl import GpaRange
 from vmbus.memory import PAGE_SIZE

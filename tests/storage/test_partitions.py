@@ -11,7 +11,7 @@ from vmbus.devices.catalog import make_devices
 from vmbus.devices.storage.controller import StorageController, UnitAddress
 from vmbus.devices.storage.spec import parse_disk_option
 from vmbus.drivers.disk import Disk
-from vmbus.drivers.driver import DriverError
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.storage import FIRST_UNIT, Address, GuestBuffer, StorageDriver
 from vmbus.testing.partitions import PartitionPair
 from vmbus.wire.control_values import ALL_VERSIONS, Version

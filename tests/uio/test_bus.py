@@ -9,8 +9,8 @@ import pytest
 
 from vmbus.cli.uio import Listener
 from vmbus.devices.echo import Echo
-from vmbus.drivers.driver import DriverError
 from vmbus.drivers.echo import EchoDriver, EchoLoad, exchange
+from vmbus.drivers.errors import DriverError
 from vmbus.memory import PAGE_SIZE
 from vmbus.monitor_page import MonitorPageView
 from vmbus.ring.errors import InvalidRingPointer

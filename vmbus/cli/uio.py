@@ -17,8 +17,9 @@ import typer
 from vmbus.capture.recorder import DEFAULT_SNAP_LENGTH, Recorder, RecordingPlan
 from vmbus.channel import ChannelHandler
 from vmbus.drivers.disk import Disk
-from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus, DriverError
+from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus
 from vmbus.drivers.echo import EchoDriver, EchoLoad, exchange
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network import NetworkCard, NetworkDriver
 from vmbus.drivers.storage import Address, StorageDriver
 from vmbus.guest.uio import UioBus

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Protocol
 
 from vmbus.channel import Channel
-from vmbus.drivers.driver import Promise
+from vmbus.drivers.promise import Promise
 from vmbus.errors import VmbusError
 from vmbus.memory import GuestMemory
 from vmbus.pages import PageAllocator

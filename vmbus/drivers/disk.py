@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from vmbus.drivers.driver import Promise
+from vmbus.drivers.promise import Promise
 from vmbus.drivers.storage import FIRST_UNIT, Address, Completion, GuestBuffer, ScsiError, StorageLink
 from vmbus.pages import PageAllocator
 from vmbus.wire.schema import Format

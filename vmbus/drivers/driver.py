@@ -1,4 +1,4 @@
-"""What a guest driver is, what its bus gives it, and the promise of something that is not there yet.
+"""What a guest driver is, and what its bus gives it.
 
 Everything happens in the thread of the bus's loop. A driver has an event-driven core; the small synchronous face that
 tests and tools use (``disk.read(lba, 8)``) is built over it with :meth:`DriverBus.wait`.
@@ -7,67 +7,18 @@ tests and tools use (``disk.read(lba, 8)``) is built over it with :meth:`DriverB
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
 
-from vmbus.errors import VmbusError
-
-if TYPE_CHECKING:
-    from vmbus.channel import Channel
-    from vmbus.drivers.buffers import BufferUse, SharedBuffer
-    from vmbus.loop import Loop
-    from vmbus.memory import GuestMemory
-    from vmbus.pages import PageAllocator
+from vmbus.channel import Channel
+from vmbus.drivers.buffers import BufferUse, SharedBuffer
+from vmbus.drivers.promise import Promise
+from vmbus.loop import Loop
+from vmbus.memory import GuestMemory
+from vmbus.pages import PageAllocator
 
 T = TypeVar("T")
-
-
-class DriverError(VmbusError):
-    """A driver cannot do what it was asked to, because of the host or of the one who asked."""
-
-
-class Promise(Generic[T]):
-    """A value that will be there later, in the same thread: settled once, with a value or with an error."""
-
-    __slots__ = ("_callbacks", "_error", "_value", "done")
-
-    def __init__(self) -> None:
-        self.done = False
-        self._value: T | None = None
-        self._error: VmbusError | None = None
-        self._callbacks: list[Callable[[Promise[T]], object]] = []
-
-    def resolve(self, value: T) -> None:
-        """Settle it with a value; ignored when it is settled already."""
-        self._settle(value, None)
-
-    def reject(self, error: VmbusError) -> None:
-        """Settle it with an error; ignored when it is settled already."""
-        self._settle(None, error)
-
-    def _settle(self, value: T | None, error: VmbusError | None) -> None:
-        if self.done:
-            return
-        self.done, self._value, self._error = True, value, error
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback(self)
-
-    def then(self, callback: Callable[[Promise[T]], object]) -> None:
-        """Call ``callback(self)`` when it is settled; at once if it is."""
-        if self.done:
-            callback(self)
-        else:
-            self._callbacks.append(callback)
-
-    def result(self) -> T:
-        """The value, or the error raised; only when ``done``."""
-        if not self.done:
-            raise DriverError("the answer is not there yet")
-        if self._error is not None:
-            raise self._error
-        return cast("T", self._value)
 
 
 class ChannelOffer(Protocol):
@@ -150,7 +101,7 @@ class DriverBus(Protocol):
         ...
 
     def wait(self, promise: Promise[T], timeout: float = 30.0) -> T:
-        """Run the loop until the promise is settled; :class:`DriverError` when ``timeout`` seconds were not enough."""
+        """Run the loop until the promise is settled; ``DriverError`` when ``timeout`` seconds were not enough."""
         ...
 
 

@@ -14,7 +14,9 @@ from typing import ClassVar, Protocol, TypeVar, cast
 from uuid import UUID
 
 from vmbus.channel import Channel, ChannelHandler
-from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus, DriverError, Promise
+from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus
+from vmbus.drivers.errors import DriverError
+from vmbus.drivers.promise import Promise
 from vmbus.errors import VmbusError
 from vmbus.ring import RingPacket
 from vmbus.ring.packet import IN_BAND

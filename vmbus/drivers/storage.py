@@ -16,7 +16,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmbus.channel import Channel, ChannelHandler
-from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus, DriverError, Promise
+from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus
+from vmbus.drivers.errors import DriverError
+from vmbus.drivers.promise import Promise
 from vmbus.errors import VmbusError
 from vmbus.gpadl import GpaRange
 from vmbus.memory import PAGE_SHIFT, PAGE_SIZE

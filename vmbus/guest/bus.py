@@ -11,7 +11,9 @@ from uuid import UUID
 from vmbus.channel import Channel, ChannelIdentity
 from vmbus.control import guest_events as events
 from vmbus.drivers.buffers import BufferUse, SharedBuffer, share_pages
-from vmbus.drivers.driver import ChannelOffer, DriverError, Promise
+from vmbus.drivers.driver import ChannelOffer
+from vmbus.drivers.errors import DriverError
+from vmbus.drivers.promise import Promise
 from vmbus.errors import VmbusError
 from vmbus.gpadl import GpaRange
 from vmbus.loop import Loop

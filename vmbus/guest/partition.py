@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 from vmbus.control import guest_events as events
 from vmbus.control.client import ControlClient
 from vmbus.control.events import MonitorPages
-from vmbus.drivers.driver import ChannelOffer, Driver, DriverError
+from vmbus.drivers.driver import ChannelOffer, Driver
+from vmbus.drivers.errors import DriverError
 from vmbus.errors import VmbusError
 from vmbus.guest.bus import GuestBus
 from vmbus.interrupt_page import SHARED_EVENT_FLAG, InterruptPageView

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vmbus.drivers.disk import Disk
-from vmbus.drivers.driver import DriverError
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network import NetworkDriver
 from vmbus.drivers.network.card import NetworkCard
 from vmbus.drivers.storage import StorageDriver

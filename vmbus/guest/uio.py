@@ -31,7 +31,9 @@ from typing import Self, TypeVar
 from vmbus.channel import Channel, ChannelIdentity
 from vmbus.control.messages import build_message
 from vmbus.drivers.buffers import BufferUse, SharedBuffer
-from vmbus.drivers.driver import ChannelOffer, Driver, DriverError, Promise
+from vmbus.drivers.driver import ChannelOffer, Driver
+from vmbus.drivers.errors import DriverError
+from vmbus.drivers.promise import Promise
 from vmbus.errors import VmbusError
 from vmbus.loop import Loop
 from vmbus.memory import PAGE_SIZE, GuestMemory, Mapping

@@ -10,8 +10,10 @@ from uuid import UUID
 from vmbus.channel import Channel
 from vmbus.devices.network import NetworkProvider
 from vmbus.drivers.buffers import BufferUse, SharedBuffer, share_pages
-from vmbus.drivers.driver import ChannelOffer, DriverError, Promise
+from vmbus.drivers.driver import ChannelOffer
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network import NetworkCard, NetworkDriver
+from vmbus.drivers.promise import Promise
 from vmbus.loop import Loop
 from vmbus.memory import GuestMemory
 from vmbus.pages import PageAllocator

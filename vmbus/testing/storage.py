@@ -14,7 +14,7 @@ from typing import Any
 
 from vmbus.devices.storage.controller import StorageController
 from vmbus.drivers.disk import Disk
-from vmbus.drivers.driver import Promise
+from vmbus.drivers.promise import Promise
 from vmbus.drivers.storage import Address, StorageLink
 from vmbus.testing.channels import ChannelPair
 

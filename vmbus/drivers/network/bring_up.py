@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vmbus.channel import Channel
 from vmbus.drivers.buffers import BufferUse, SharedBuffer
-from vmbus.drivers.driver import ChannelOffer, DriverBus, DriverError, Promise
+from vmbus.drivers.driver import ChannelOffer, DriverBus
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network.rings import SendArea
+from vmbus.drivers.promise import Promise
 from vmbus.wire.ndis import (
     NdisObjectHeader,
     NdisObjectType,

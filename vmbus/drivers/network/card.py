@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from vmbus.drivers.driver import ChannelOffer, DriverBus, DriverError, Promise
+from vmbus.drivers.driver import ChannelOffer, DriverBus
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network.vsc import NetworkDriver
+from vmbus.drivers.promise import Promise
 from vmbus.inet.connection import BUFFER_BYTES, TcpConnection
 from vmbus.inet.frame import OutgoingFrame
 from vmbus.inet.host import InetHost, parse_address

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from vmbus.channel import Channel
-from vmbus.drivers.driver import DriverError, Promise
+from vmbus.drivers.errors import DriverError
+from vmbus.drivers.promise import Promise
 from vmbus.errors import VmbusError
 from vmbus.ring import RingPacket
 from vmbus.wire.ndis import NdisStatus

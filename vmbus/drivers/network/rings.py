@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Final
 
 from vmbus.drivers.buffers import PageBuffer, SharedBuffer
-from vmbus.drivers.driver import DriverError
+from vmbus.drivers.errors import DriverError
 from vmbus.gpadl import GpaRange
 from vmbus.inet.frame import OutgoingFrame
 from vmbus.memory import PAGE_SIZE, GuestMemory

@@ -13,10 +13,12 @@ from zlib import crc32
 
 from vmbus.channel import Channel, ChannelHandler
 from vmbus.drivers.buffers import SharedBuffer
-from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus, DriverError, Promise
+from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus
+from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network.bring_up import RECEIVE_BUFFER_ID, RING_PAGES, BringUp, Steps
 from vmbus.drivers.network.requests import NvspRequests, RndisRequests
 from vmbus.drivers.network.rings import SendArea
+from vmbus.drivers.promise import Promise
 from vmbus.errors import VmbusError
 from vmbus.gpadl import GpaRange
 from vmbus.inet.frame import OutgoingFrame
