@@ -57,7 +57,7 @@ class SynicMessage(NamedTuple):
 class SynicVp:
     """One virtual processor's synic, as the host keeps it.
 
-    ``interrupt`` is the eventfd that wakes the processor.  The registers are the guest's to set; what
+    ``interrupt`` is the pipe or eventfd that wakes the processor.  The registers are the guest's to set; what
     they name is checked when it is used.
     """
 
@@ -211,12 +211,8 @@ class SynicVp:
         """Messages that wait for a slot: SINT, type, payload, number."""
         return [(sint, *message) for sint, queue in self._queues.items() for message in queue]
 
-    def discard_queued(self) -> None:
-        """Forget messages that were not delivered: the connection that they belong to has ended."""
-        self._queues.clear()
-
     def close(self) -> None:
-        """Let the guest's memory and the eventfd go."""
+        """Let the guest's memory and the interrupt go."""
         self._drop_messages()
         self._drop_flags()
         if self._interrupt >= 0:

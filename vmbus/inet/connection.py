@@ -114,11 +114,6 @@ class TcpConnection:
         """Bytes that can be written now."""
         return 0 if self._closing or self.is_over else max(BUFFER_BYTES - len(self._send_buffer), 0)
 
-    @property
-    def all_acknowledged(self) -> bool:
-        """Whether the peer has everything that was written."""
-        return not self._send_buffer
-
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Queue as much of ``data`` as there is room for; return how much."""
         taken = min(self.room, len(data))

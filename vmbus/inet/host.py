@@ -215,11 +215,6 @@ class InetHost:
         self._out.append(frame)
         self.flush_soon()
 
-    @property
-    def is_blocked(self) -> bool:
-        """Whether the carrier did not take everything at the last flush."""
-        return self._blocked
-
     def flush_soon(self) -> None:
         """Flush after the current callback, unless somebody flushes before."""
         if not self._flush_is_due:

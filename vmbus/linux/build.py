@@ -86,17 +86,6 @@ def build_kernel(
         return built if source.is_tree else _keep(built, binary)
 
 
-def find_kernel(spec: str = DEFAULT_VERSION, variant: Variant = Variant.PLAIN) -> Path | None:
-    """The kernel that :func:`build_kernel` would return, if it is built already."""
-    source = find_source(spec)
-    binary = (
-        cache_directory("trees") / f"{source.name}-{_source_key(source)}-{variant}" / "linux"
-        if source.is_tree
-        else _cached(source, variant)
-    )
-    return binary if binary.is_file() else None
-
-
 def _source_key(source: KernelSource) -> str:
     return hashlib.sha256(os.fsencode(source.path)).hexdigest()[:16] if source.is_tree else file_key(source.path)
 

@@ -1,7 +1,7 @@
 """A Python guest's end of the partition protocol: synic operations to a host in another process.
 
 Requests block until the host answers, as hypercalls do; signals are posted.  Everything that the host says by itself
-comes through guest memory and the eventfds.
+comes through guest memory and the interrupts, eventfds here.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ HELLO_SECONDS = 5.0
 """Who has connected and does not say hello for so long is no guest."""
 MAX_VPS = 64
 MOST_DESCRIPTORS = 1 + MAX_VPS
-"""A hello comes with its memory and an eventfd for each processor."""
+"""A hello comes with its memory and what interrupts each processor, an eventfd or a pipe."""
 MAX_PAYLOAD = 240
 """Bytes of a hypervisor message's payload (TLFS, HV_MESSAGE_PAYLOAD_BYTE_COUNT)."""
 
@@ -57,7 +57,7 @@ class PartitionHost(Protocol):
     """What carries a guest's operations out."""
 
     def hello(self, hello: Hello, descriptors: Sequence[int]) -> HelloReply:
-        """The guest introduces itself; ``descriptors`` are the memory's and one eventfd per processor.
+        """The guest introduces itself; ``descriptors`` are the memory's and one per processor, its interrupt.
 
         They are closed when this returns: what is kept must be duplicated.
 

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from vmbus.transport.uio.errors import NoSuchDevice, UioError
 from vmbus.wire.control_values import NO_MONITOR
-from vmbus.wire.guids import INTERFACES, interface_name
+from vmbus.wire.guids import interface_name
 from vmbus.wire.hypervisor import MONITOR_COUNT
 
 SYSFS = Path("/sys")
@@ -169,9 +169,3 @@ def _guid(text: str) -> UUID | None:
         return UUID(text.strip("{}"))
     except ValueError:
         return None
-
-
-def describe_interface(interface_id: UUID) -> str:
-    """What an interface is, for people."""
-    known = INTERFACES.get(interface_id)
-    return known.title if known is not None else "unknown interface"
