@@ -78,7 +78,7 @@ class FrameHeader(Format):
 
 
 class Hello(Format):
-    """The guest's first frame; its memory and the descriptors that interrupt its processors come with it (SCM_RIGHTS)."""
+    """The guest's first frame; its memory and its processors' interrupts come with it (SCM_RIGHTS)."""
 
     magic: int = u32(default=MAGIC)
     major: int = u16(default=VERSION_MAJOR)
