@@ -19,7 +19,7 @@ from vmbus.testing.linux import StartGuest
 from vmbus.testing.network import Wire
 from vmbus.testing.raw_card import RawCard
 from vmbus.wire.ndis import NdisObjectHeader, NdisObjectType, NdisOffloadParameters3, OffloadSwitch
-from vmbus.wire.nvsp import NdisCapabilities
+from vmbus.wire.nvsp import NdisCapabilities, NvspMessageType, NvspRevokeReceiveBuffer
 from vmbus.wire.rndis import RndisReceivedMessage, RndisReceivedPacket
 from vmbus.wire.rndis_oid import Oid
 from vmbus.wire.rndis_ppi import ChecksumResult, PacketId, PacketIdFlags
@@ -98,6 +98,11 @@ def test_ipv6_is_switched_by_itself(card: RawCard, backend: KeptFrames) -> None:
 def test_nothing_is_coalesced_for_a_guest_that_did_not_say_it_can(make_wire: MakeWire, backend: KeptFrames) -> None:
     card = RawCard(make_wire(backend)).bring_up()
     switch(card, OffloadSwitch.ENABLED)
+    assert backend.coalescing == (False, False)
+
+
+def test_nothing_is_coalesced_into_a_buffer_that_was_taken_back(card: RawCard, backend: KeptFrames) -> None:
+    card.ask(NvspMessageType.REVOKE_RECEIVE_BUFFER, NvspRevokeReceiveBuffer(id=0xCAFE))
     assert backend.coalescing == (False, False)
 
 
