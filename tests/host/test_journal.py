@@ -183,6 +183,21 @@ def test_no_byte_of_a_journal_can_change_unnoticed(
         channel.owed()
 
 
+def test_no_bit_of_the_word_that_names_the_active_half_can_change_unnoticed(tmp_path: Path) -> None:
+    channel = Channel(tmp_path / "j", half_size=4096)
+    for number in range(60):  # until the other half has been active, and would be sound by itself
+        channel.take(request(number))
+        channel.send(answer(number))
+    content = channel.path.read_bytes()
+    assert content[16:24] != bytes(8) != content[24:32]
+    for bit in range(64):
+        damaged = bytearray(content)
+        damaged[8 + bit // 8] ^= 1 << bit % 8
+        channel.path.write_bytes(damaged)
+        with pytest.raises(JournalError, match="no half of it is the active one"):
+            channel.owed()
+
+
 def test_a_torn_entry_is_noticed(channel: Channel) -> None:
     channel.take(request(1), request(2))
     before = channel.path.read_bytes()
