@@ -81,6 +81,7 @@ def test_no_event_is_lost_however_long_the_guest_polls(
 ) -> None:
     host = running_host(make_devices(disks=["memory:16M", "memory:16M"]))
     script = [
+        "wait-path /dev/sda 10",  # sd finds its disks side by side: the second may be there before the first
         "wait-path /dev/sdb 10",
         "background disk-load /dev/sda 1 1 1",
         "disk-load /dev/sdb 2 7 2",

@@ -45,7 +45,8 @@ def test_two_controllers_and_a_card_with_monitor_pages_go_on(
 ) -> None:
     host = start_host("--scsi", f"{second_disk},controller=1", "--nic", "embedded", "--monitor-latency", "100")
     script = [
-        "wait-path /dev/sdb 20",  # which of the two it is, nobody knows
+        "wait-path /dev/sda 20",
+        "wait-path /dev/sdb 20",  # which of the two it is, nobody knows, nor which is there first
         "ifup eth0 10.7.0.2/24",
         "say ready",
         LOAD.replace("/mnt/load", "/dev/sda"),

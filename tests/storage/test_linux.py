@@ -60,6 +60,11 @@ def nbd_server(command: list[str], socket: Path, file: Path) -> Iterator[None]:
             server.kill()
 
 
+def wait_for_disks(letters: str) -> list[str]:
+    """Lines of a script; all are waited for, because sd looks at its disks side by side and is done in any order."""
+    return [f"wait-path /dev/sd{letter} 15" for letter in letters]
+
+
 def controller_of(host: RunningHost) -> StorageController:
     return cast("StorageController", host.host.slots[0].device)
 
@@ -110,7 +115,7 @@ def test_linux_sees_sectors_cache_and_discard_as_they_are(
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sdc 10",
+            *wait_for_disks("abc"),
             "expect " + queue.format("sda", "logical_block_size") + " 512",
             "expect " + queue.format("sda", "physical_block_size") + " 4096",
             "sh grep -q 'write back' " + queue.format("sda", "write_cache"),
@@ -158,21 +163,28 @@ def test_disks_come_go_and_grow_while_linux_uses_another(
     assert guest.wait(40) == ExitStatus.DONE
 
 
+FIND_FIRST_DISK = (
+    "sh for i in $(seq 150); do disk=$(ls /sys/bus/scsi/devices/*:0:0:0/block);"
+    " test -b /dev/$disk && exec ln -s /dev/$disk /dev/first; sleep 0.1; done; exit 1"
+)
+"""Which name it gets, nobody knows: sda is the old disk's as long as a process has that open."""
+
+
 def test_a_controller_is_taken_away_in_use_and_comes_back(running_host: StartHost, linux_guest: StartGuest) -> None:
     host = running_host(make_devices(disks=["memory:64M", "faulty:memory:8M,on=read,do=stuck,from=4M"]))
     slot = host.host.slots[0]
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sdb 10",
+            *wait_for_disks("ab"),
             "background disk-load /dev/sda 60 4 1",
             "background sh dd if=/dev/sdb of=/dev/null bs=4096 skip=1024 count=1 iflag=direct",
             "sleep 0.5",
             "say in-use",
             "wait-gone /sys/class/scsi_host/host0 15",
             "say all-gone",
-            "wait-path /dev/sda 15",
-            "@again disk-load /dev/sda 1 4 2",
+            FIND_FIRST_DISK,
+            "@again disk-load /dev/first 1 4 2",
             "say came-back",
             "exit 0",
         ],
@@ -268,7 +280,7 @@ def test_errors_below_the_disk_reach_linux_as_errors_and_only_there(
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sdc 10",
+            *wait_for_disks("abc"),
             "disk-fill /dev/sda 0 4M 1",
             "disk-verify /dev/sda 0 4M 1",
             "sh ! dd if=/dev/sda of=/dev/null bs=4096 skip=2048 count=1 iflag=direct",
@@ -286,7 +298,7 @@ def test_a_stuck_disk_does_not_stop_another(running_host: StartHost, linux_guest
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sdb 10",
+            *wait_for_disks("ab"),
             "background sh dd if=/dev/sda of=/dev/null bs=4096 skip=2048 count=1 iflag=direct",
             "background sh dd if=/dev/sda of=/dev/null bs=4096 skip=2049 count=1 iflag=direct",
             "sleep 0.5",
@@ -307,7 +319,9 @@ def test_disks_on_every_controller_target_and_path_are_found(running_host: Start
         "memory:8M,controller=ide0", "memory:9M,controller=ide1,target=1",
     ]  # fmt: skip
     host = running_host(make_devices(disks=disks))
-    guest = linux_guest(host.address, ["wait-path /dev/sdf 10", "sh cat /sys/block/sd?/size | sort -n | tr '\\n' ' '"])
+    guest = linux_guest(
+        host.address, [*wait_for_disks("abcdef"), "sh cat /sys/block/sd?/size | sort -n | tr '\\n' ' '"]
+    )
     assert guest.wait(30) == ExitStatus.DONE
     sizes = " ".join(str(size * 2048) for size in range(4, 10))
     assert any(sizes in line for line in guest.lines), guest.lines
