@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +18,7 @@ from pathlib import Path
 from vmbus.linux.cache import cache_directory, content_key, file_key, locked, write_if_changed
 from vmbus.linux.errors import BuildFailed
 from vmbus.linux.source import DEFAULT_VERSION, KernelSource, find_source
-from vmbus.linux.tools import KERNEL_TOOLS, require
+from vmbus.linux.tools import KERNEL_TOOLS, require, start_tool
 from vmbus.linux.worktree import prepare, shim_files
 
 CONFIG = Path(__file__).parent / "config"
@@ -127,19 +126,10 @@ def _make(worktree: Path, objects: Path, variant: Variant, jobs: int, report: Re
 
 def _run(command: list[str], log: Path, step: Callable[[str], None]) -> None:
     """Run make, its output to ``log`` and line by line to ``step``; raises ``BuildFailed`` with the first error."""
-    environment = os.environ | {"LC_ALL": "C", "KBUILD_BUILD_USER": "vmbus", "KBUILD_BUILD_HOST": "vmbus"}
     first_error = ""
     with (
         log.open("a", buffering=1) as file,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=environment,
-        ) as process,
+        start_tool(command, KBUILD_BUILD_USER="vmbus", KBUILD_BUILD_HOST="vmbus") as process,
     ):
         assert process.stdout is not None
         for line in process.stdout:

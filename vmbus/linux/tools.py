@@ -1,8 +1,10 @@
-"""The programs that building needs, and the Debian packages they are in."""
+"""The programs that building needs, the Debian packages they are in, and how they are run."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from collections.abc import Iterable
 
 from vmbus.linux.errors import ToolsMissing
@@ -27,6 +29,19 @@ def require(tools: dict[str, str], why: str) -> None:
     if missing:
         packages = " ".join(dict.fromkeys(tools[name] for name in missing))
         raise ToolsMissing(f"{why} needs {_list(missing)}: install the Debian packages {packages}")
+
+
+def start_tool(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    """Start a program that asks nothing, and says all it says, errors too, in English lines on its ``stdout``."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=os.environ | {"LC_ALL": "C"} | environment,
+    )
 
 
 def _list(names: Iterable[str]) -> str:

@@ -2,7 +2,8 @@
 
 ``debootstrap`` makes it once, from the archive and the release that this machine's apt uses, and ``mke2fs -d`` lays it
 out without mounting anything; it is kept in the user's cache under a hash of what went in.  Where that cannot be done
-(no debootstrap, no root, no archive) tests that ask for the fixture ``debian_image`` are skipped with the reason, and
+(no debootstrap, no root, no archive; ``fakeroot`` is not enough, because the new system's own programs are run in a
+mount namespace) tests that ask for the fixture ``debian_image`` are skipped with the reason, and
 fail where the environment says ``CI=true``.
 
     def test_mine(debian_image, running_host, linux_guest):
@@ -31,7 +32,7 @@ import pytest
 from vmbus.linux.cache import cache_directory, content_key, locked
 from vmbus.linux.errors import ImageNotMade, LinuxGuestError
 from vmbus.linux.launch import LinuxGuest
-from vmbus.linux.tools import require
+from vmbus.linux.tools import require, start_tool
 from vmbus.testing.linux import skip_without
 
 PACKAGES = ("systemd-sysv", "python3", "sg3-utils", "libiscsi-bin", "e2fsprogs")
@@ -117,17 +118,8 @@ def _make(archive: Archive, work: Path, report: Report) -> Path:
 
 
 def _run(command: list[str], report: Report) -> None:
-    environment = os.environ | {"LC_ALL": "C", **_proxies()}
     lines = [""]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment,
-    ) as process:
+    with start_tool(command, **_proxies()) as process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.strip())
