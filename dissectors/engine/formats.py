@@ -53,7 +53,8 @@ _CHOSEN_BY_COMMAND: tuple[type[Format], ...] = (
     capacity.Capacity16, capacity.ShortCapacity16, capacity.LbaStatusList, capacity.LunList, capacity.LunListHead,
     primary.OneSupportedCommand, primary.SupportedCommands, reservation.ReservationKeys, reservation.Reservations,
     reservation.FullStatusList, reservation.ReserveCapabilities, reservation.ReserveInHead, mmc.Toc, mmc.TocHead,
-    disc.DvdPhysical, disc.DvdCopyright,
+    disc.DvdPhysical, disc.DvdCopyright, disc.DiscInformation, disc.LengthHead, disc.TrackInformation,
+    disc.TrackInformationHead,
 )  # fmt: skip
 """Answers that depend on more of a command than its code; ``records.lua`` chooses as ``response_format`` does."""
 

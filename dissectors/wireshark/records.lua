@@ -89,6 +89,12 @@ local function answer_format(cdb)
     end
     if code == 0x5e then return cdb:len() >= 10 and reserve_answer(A, cdb, bytes_be(cdb, 7, 8)) or nil end
     if code == 0x43 then return cdb:len() >= 10 and (bytes_be(cdb, 7, 8) >= 12 and A.Toc or A.TocHead) or nil end
+    if code == 0x51 or code == 0x52 then
+        if cdb:len() < 10 then return nil end
+        local room = bytes_be(cdb, 7, 8)
+        if code == 0x51 then return room > 2 and A.DiscInformation or A.LengthHead end
+        return room > 8 and A.TrackInformation or A.TrackInformationHead
+    end
     if code == 0xad then
         if cdb:len() < 12 then return nil end
         return cdb:get_index(7) == 0 and A.DvdPhysical or cdb:get_index(7) == 1 and A.DvdCopyright or nil
