@@ -27,11 +27,14 @@ from dissectors.rules.faults import FAULTS
 from dissectors.testing import Script
 from vmbus.capture import blocks
 from vmbus.capture.walk import Block, BlockWalker
+from vmbus.testing.iso import build_iso
 from vmbus.wire.capture import NoteKind, NoteRecord, RecordKind
 
 HERE = Path(__file__).parent
 MANY_RECORDS = frozenset({"EX-27", "EX-33"})
 """Faults that are a matter of numbers, so that their references have one line for each record."""
+FILES = ("disk.img", "disc.iso", "vsock")
+"""What devices use of the folder in which a capture is recorded."""
 VMBUS = [sys.executable, "-m", "vmbus"]
 
 
@@ -45,16 +48,35 @@ class Recording:
     commands: Sequence[str] = ()
     append: str = ""
     devices: Sequence[str] = ("--scsi", "disk.img", "--nic", "embedded")
+    snap: int = 96
+    """Bytes of disk and network data that are kept with each packet."""
     during: Callable[[Path], None] | None = None
     """What happens to the host while the guest runs, given its folder."""
 
 
-def _unplug(folder: Path) -> None:
-    """Rescind the network card and offer it again, through the host's control socket."""
+def _tell_host(folder: Path, *commands: Sequence[str]) -> None:
+    """Give the host commands through its control socket, a second apart, once the guest is up."""
     time.sleep(2)
-    for action in ("rescind", "offer"):
-        subprocess.run([*VMBUS, "ctl", f"unix:{folder}/host.sock", action, "net"], check=True)
+    for command in commands:
+        subprocess.run([*VMBUS, "ctl", f"unix:{folder}/host.sock", *command], check=True)
         time.sleep(1)
+
+
+def _unplug(folder: Path) -> None:
+    """Rescind the network card and offer it again."""
+    _tell_host(folder, ("rescind", "net"), ("offer", "net"))
+
+
+def _change_disks(folder: Path) -> None:
+    """Add a disk and take it away, let another grow, and change the disc of the DVD drive."""
+    _tell_host(
+        folder,
+        ("add-scsi", "memory:4M"),
+        ("resize", "scsi/0:0:0", "16M"),
+        ("remove", "scsi/0:0:2"),
+        ("eject", "scsi/0:0:1"),
+        ("insert", "scsi/0:0:1", f"{folder}/other.iso"),
+    )
 
 
 def _echo_once(folder: Path) -> None:
@@ -85,15 +107,32 @@ RECORDINGS = {
         "A file is written to an ext4 file system and read back.", "6.12", DISK, devices=("--scsi", "disk.img")
     ),
     "network-6.12": Recording(
-        "The card comes up; ARP, and pings of 56 and 1,400 bytes.", "6.12", NETWORK, devices=("--nic", "embedded")
+        "The card comes up; ARP, and pings of 56 and 1,400 bytes.",
+        "6.12",
+        NETWORK,
+        devices=("--nic", "embedded"),
+        snap=256,
     ),
-    "network-6.1": Recording("The same on Linux 6.1.", "6.1", NETWORK, devices=("--nic", "embedded")),
+    "network-6.1": Recording("The same on Linux 6.1.", "6.1", NETWORK, devices=("--nic", "embedded"), snap=256),
     "hot-6.12": Recording(
         "The network card is rescinded and offered again while the guest runs.",
         "6.12",
         ("ifup eth0 10.7.0.2/24", "ping 10.7.0.1 1 56", "sleep 5", "report"),
         devices=("--nic", "embedded"),
         during=_unplug,
+    ),
+    "hot-disk-6.12": Recording(
+        "A disk comes, another grows, the first one goes and a DVD is changed while the guest runs.",
+        "6.12",
+        (
+            *("wait-path /dev/sr0 10", "mount /dev/sr0 /mnt iso9660 ro", "sha256 /mnt/data.bin", "umount /mnt"),
+            *("wait-path /dev/sdb 10", "disk-fill /dev/sdb 0 8K 1"),
+            "sh until grep -q 32768 /sys/block/sda/size; do sleep 0.1; done",
+            *("wait-gone /dev/sdb 10", "sleep 8"),
+            *("mount /dev/sr0 /mnt iso9660 ro", "sha256 /mnt/data.bin", "umount /mnt"),
+        ),
+        devices=("--scsi", "disk.img", "--scsi", "disc.iso,dvd"),
+        during=_change_disks,
     ),
     "hvsocket-6.12": Recording(
         "A program in the guest connects to one on the host over AF_VSOCK, which echoes 3,000 bytes.",
@@ -117,9 +156,11 @@ def record(name: str, recording: Recording) -> Path:
         disk.write_bytes(b"")
         os.truncate(disk, 8 << 20)
         subprocess.run(["mkfs.ext4", "-qF", str(disk)], check=True)
-        devices = [str(folder / option) if option in ("disk.img", "vsock") else option for option in recording.devices]
+        for disc in ("disc.iso", "other.iso"):
+            (folder / disc).write_bytes(build_iso({"DATA.BIN": disc.encode() * 64}))
+        devices = [f"{folder}/{option}" if option.startswith(FILES) else option for option in recording.devices]
         listen = f"unix:{folder}/host.sock"
-        command = [*VMBUS, "host", listen, *devices, "-w", str(target), "--snap", "96"]
+        command = [*VMBUS, "host", listen, *devices, "-w", str(target), "--snap", str(recording.snap)]
         host = subprocess.Popen(command)
         try:
             while not (folder / "host.sock").exists():
