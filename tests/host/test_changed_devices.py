@@ -81,6 +81,19 @@ def test_what_was_removed_stays_away(restarts: Callable[..., Restarts], other: P
 
 
 @KILL
+def test_a_disk_that_was_added_keeps_its_address_whatever_is_free_by_then(
+    restarts: Callable[..., Restarts], kill: bool
+) -> None:
+    bus = restarts()
+    for _ in range(2):
+        ctl(bus, "add-scsi", disks=["memory:2M"])
+    ctl(bus, "remove", name="scsi/0:0:1")
+    for _ in range(2):
+        bus.restart(kill=kill)
+        assert units(bus) == ["0:0:0", "0:0:2"]
+
+
+@KILL
 def test_a_unit_of_the_command_line_that_was_exchanged_stays_exchanged(
     restarts: Callable[..., Restarts], other: Path, kill: bool
 ) -> None:

@@ -37,3 +37,16 @@ def test_so_many_requests_are_carried_out_in_one_turn_and_all_of_them_in_some(
         assert joined.pair.guest.loop.run(lambda: len(turns) > 7, timeout=10)
     assert max(turns) == MAX_REQUESTS and len(tried) >= 3 * MAX_REQUESTS - 2  # a listener takes one or two at once
     assert max(tried.values()) - min(tried.values()) <= 2
+
+
+def test_requests_of_a_guest_that_died_are_forgotten(joined: VsockPair) -> None:
+    def waiting() -> int:
+        return int(joined.pair.in_host(joined.relay.inspect)["guest_waits_for"])
+
+    with joined.listen(20, backlog=0):
+        for number in range(4):
+            joined.pair.guest.bus.connect_socket(service_of_port(20), service_of_port(0x9000_0000 + number))
+        assert joined.pair.guest.loop.run(lambda: waiting() > 0, timeout=5)
+        joined.pair.guest.close()
+        joined.pair.new_guest().boot()
+        assert waiting() == 0
