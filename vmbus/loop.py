@@ -163,7 +163,7 @@ class Loop:
     def run_once(self, wait: float = 0.0) -> None:
         """One round: what is ready within ``wait`` seconds (negative: however long), due timers, then queued calls."""
         if self.lookout is not None:
-            self.lookout.look(may_wait=wait != 0.0 and not self._soon)
+            self._look(self.lookout, wait)
         if self._soon:
             wait = 0.0
         try:
@@ -180,6 +180,14 @@ class Loop:
                 self._call(timer.callback)
         for _ in range(len(self._soon)):
             self._call(self._soon.popleft())
+
+    def _look(self, lookout: Lookout, wait: float) -> None:
+        try:
+            lookout.look(may_wait=wait != 0.0 and not self._soon)
+        except Exception as error:
+            if self.on_error is None:
+                raise
+            self.on_error(error)
 
     def _call(self, callback: Callback) -> None:
         if self.on_error is None:

@@ -274,3 +274,15 @@ def test_a_channel_is_watched_again_soon_after_it_was_watched_in_vain_only_if_pa
     now += 10_000_000
     assert takes(2_000_000) and not takes(2_000_001)
     loop.close()
+
+
+def test_an_error_while_looking_is_one_of_the_loop_like_any_other() -> None:
+    class Broken:
+        def look(self, *, may_wait: bool) -> None:
+            raise ValueError("a bug of ours")
+
+    loop, errors = Loop(), []
+    loop.lookout, loop.on_error = Broken(), errors.append
+    loop.run_once()
+    assert [str(error) for error in errors] == ["a bug of ours"]
+    loop.close()
