@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -102,6 +102,9 @@ def disk(
     begun = _begun(source, target, items)
     with target.open("wb") as file:
         found = export_disk(begun, file, channel=channel, lun=lun, block_size=block_size)
+    if not found.requests:
+        controller = "the first controller" if channel is None else f"the controller of channel {channel}"
+        raise NothingToExport(f"nothing that {controller} read or wrote on LUN {lun} was recorded")
     print(f"{found.size} bytes of {found.requests} requests")
     if found.cut:
         print(
@@ -109,9 +112,6 @@ def disk(
             "the image has holes where it is missing",
             file=sys.stderr,
         )
-    if not found.requests:
-        controller = "the first controller" if channel is None else f"the controller of channel {channel}"
-        raise NothingToExport(f"nothing that {controller} read or wrote on LUN {lun} was recorded")
 
 
 @application.command("sockets")
@@ -126,7 +126,10 @@ def sockets(
     from dissectors.exports.sockets import export_sockets
 
     items = _items(source, display_filter, decode_as, of="kind == packet && protocol == hvsocket", progress=progress)
-    for path in export_sockets(items, target):
+    written = export_sockets(items, target)
+    if not written:
+        raise NothingToExport("nothing that a Hyper-V socket sent was recorded")
+    for path in written:
         print(path)
 
 
@@ -141,32 +144,37 @@ def json_lines(
 ) -> None:
     """Every record as a line of JSON."""
     if target is None:
-        _write_json(source, sys.stdout, display_filter, decode_as, jobs, progress and not sys.stdout.isatty())
+        _json_writer(source, display_filter, decode_as, jobs, progress and not sys.stdout.isatty())(sys.stdout)
         return
     check_output(target, Path(source))
-    with target.open("w+", encoding="utf-8") as file:
-        _write_json(source, file, display_filter, decode_as, jobs, progress)
-        file.seek(0)
-        print(f"{sum(1 for _ in file)} records")
+    write = _json_writer(source, display_filter, decode_as, jobs, progress)
+    with target.open("w", encoding="utf-8") as file:
+        write(file)
+    if target.is_file():
+        with target.open("rb") as written:
+            print(f"{sum(1 for _ in written)} records")
 
 
-def _write_json(
-    source: str, out: TextIO, display_filter: str, decode_as: list[str] | None, jobs: int, progress: bool
-) -> None:
+def _json_writer(
+    source: str, display_filter: str, decode_as: list[str] | None, jobs: int, progress: bool
+) -> Callable[[TextIO], object]:
+    """What writes the lines, once the source was looked at: what cannot be read must not cost a file that is there."""
     from dissectors.exports.tables import export_json
 
     if not is_file(source):
-        export_json(_items(source, display_filter, decode_as), out)
-        return
+        items = _items(source, display_filter, decode_as)
+        first = next(items, None)
+        return lambda out: export_json(() if first is None else chain((first,), items), out)
     reading = Reading(
         source, channels(decode_as), wanted=compiled(display_filter), jobs=jobs, progress=progress,
         on_damage=tell_damage,
     )  # fmt: skip
+    next(decode_capture(source), None)  # what is no capture is noticed when it is read
 
     def show(part: Part, out: TextIO) -> None:
         export_json(reading.items(part), out)
 
-    reading.show(show, out)
+    return lambda out: reading.show(show, out)
 
 
 @application.command("parquet")
