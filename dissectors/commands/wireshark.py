@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from dissectors.commands.options import tell_unknown
+from dissectors.engine import Session
+
 application = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
@@ -45,10 +48,12 @@ def compare(capture: Annotated[str, typer.Argument(metavar="FILE", help="A captu
     """Decode a capture with tshark and with our engine, field by field; exit status 1 if they differ."""
     from dissectors.wireshark.compare import differences
 
+    session = Session()
     count = 0
-    for difference in differences(capture):
+    for difference in differences(capture, session):
         print(difference)
         count += 1
+    tell_unknown(capture, session.unknown, session.count)
     if count:
         raise typer.Exit(1)
     print("no difference")

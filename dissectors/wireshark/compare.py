@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from dissectors.engine.decoded import Decoded
+from dissectors.engine.dialect import Foreign
 from dissectors.engine.inside import INSIDE
 from dissectors.engine.layers import Layer, build_tree
 from dissectors.engine.names import field_name, format_name
+from dissectors.engine.session import Session
 from dissectors.engine.source import decode_capture
 from dissectors.wireshark.lua import dissector, probe_dissector
 from vmbus.capture import blocks
@@ -48,6 +50,10 @@ class FieldValue(NamedTuple):
     text: str = ""
     """The encoding, of bytes that are text."""
 
+    def __str__(self) -> str:
+        value = self.value.hex(" ") if isinstance(self.value, bytes) else str(self.value)
+        return f"{self.name} at {self.offset}, {self.size} bytes: {value}"
+
 
 class ShownField(NamedTuple):
     """One field of a record as tshark shows it."""
@@ -59,6 +65,9 @@ class ShownField(NamedTuple):
     raw: str
     """The bytes as hex."""
     label: str
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.offset}, {self.size} bytes: {self.label or self.show or self.raw}"
 
 
 def our_fields(item: Decoded) -> list[FieldValue]:
@@ -138,7 +147,8 @@ def tshark_fields(capture: str | Path, script: str | None = None) -> Iterator[li
                 raise TsharkFailed(f"tshark's output breaks off: {error}") from error
             complaint = process.stderr.read().decode("utf-8", "replace")
         if process.returncode:
-            raise TsharkFailed(f"tshark ended with {process.returncode}: {complaint.strip().splitlines()[-1:]}")
+            said = complaint.strip().splitlines() or [f"it ended with status {process.returncode}"]
+            raise TsharkFailed(f"tshark: {said[-1].removeprefix('tshark: ')}")
 
 
 def _of_packet(packet: ElementTree.Element) -> Iterator[ShownField]:
@@ -159,7 +169,8 @@ class Difference(NamedTuple):
     theirs: ShownField | None
 
     def __str__(self) -> str:
-        return f"record {self.record}: ours {self.ours}, tshark's {self.theirs}"
+        ours, theirs = (f"has {field}" if field is not None else "has no more" for field in (self.ours, self.theirs))
+        return f"record {self.record}: our tree {ours}; tshark {theirs}"
 
 
 _MARKS = frozenset({"vmbus.malformed", "vmbus.snapped"})
@@ -176,12 +187,15 @@ def _without_marks(fields: list[ShownField] | None) -> list[ShownField]:
     return [field for field in fields or [] if field.name not in _MARKS]
 
 
-def differences(capture: str | Path) -> Iterator[Difference]:
-    """Every field of a capture that our tree and tshark do not show alike; nothing if all is well."""
+def differences(capture: str | Path, session: Session | None = None) -> Iterator[Difference]:
+    """Every field of a capture that our tree and tshark do not show alike; nothing if all is well.
+
+    Records that are none of VMBus are left to tshark; ``session``, a fresh one, has counted them afterwards.
+    """
     script = dissector()
-    for item, theirs in zip_longest(decode_capture(str(capture)), tshark_fields(capture, script)):
+    for item, theirs in zip_longest(decode_capture(str(capture), session=session), tshark_fields(capture, script)):
         number = item.number if item is not None else 0
-        ours = our_fields(item) if item is not None else []
+        ours = our_fields(item) if item is not None and not isinstance(item.dialect, Foreign) else []
         marks = {field.name for field in theirs or [] if field.name in _MARKS}
         if item is not None and marks != our_marks(item):
             yield Difference(

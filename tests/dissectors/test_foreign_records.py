@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from dissectors.exports.scrub import scrub
 from dissectors.testing import Script
+from dissectors.wireshark.compare import Difference, FieldValue, ShownField
 from vmbus.capture import blocks
 from vmbus.capture.walk import Damage
 from vmbus.cli import main
@@ -33,7 +37,18 @@ def merged(disk: Script, folder: Path) -> Path:
     return whole
 
 
-@pytest.mark.parametrize("command", [["check"], ["check", "--jobs", "2"], ["stats"], ["stats", "--json"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check"],
+        ["check", "--jobs", "2"],
+        ["stats"],
+        ["stats", "--json"],
+        pytest.param(
+            ["wireshark", "compare"], marks=pytest.mark.skipif(not shutil.which("tshark"), reason="no tshark")
+        ),
+    ],
+)
 def test_a_capture_of_something_else_is_not_called_sound(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +107,7 @@ def test_an_export_never_writes_over_its_capture(
     assert path.read_bytes() == before and len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("what", ["ethernet", "disk"])
+@pytest.mark.parametrize("what", ["ethernet", "disk", "json"])
 def test_a_capture_that_cannot_be_read_does_not_cost_the_file_that_is_there(what: str, tmp_path: Path) -> None:
     target = tmp_path / "kept"
     target.write_bytes(b"kept")
@@ -106,6 +121,42 @@ def test_a_disk_that_is_not_in_the_capture_is_an_error(
 ) -> None:
     path = disk.write(tmp_path / "disk.pcapng")
     assert main(["export", "disk", str(path), str(tmp_path / "image"), "--lun", "9"]) == 1
-    assert "on LUN 9 was recorded" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "on LUN 9 was recorded" in told.err and not told.out
     assert main(["export", "disk", str(path), str(tmp_path / "image")]) == 0
     assert "of 1 requests the data was recorded only in part" in capsys.readouterr().err
+
+
+def test_sockets_that_are_not_in_the_capture_are_an_error(
+    disk: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = disk.write(tmp_path / "disk.pcapng")
+    assert main(["export", "sockets", str(path), str(tmp_path / "folder")]) == 1
+    assert capsys.readouterr().err == "vmbus: nothing that a Hyper-V socket sent was recorded\n"
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_json_goes_into_a_pipe_as_well(jobs: str, disk: Script, tmp_path: Path) -> None:
+    path = disk.write(tmp_path / "disk.pcapng")
+    command = [sys.executable, "-m", "vmbus", "export", "json", str(path), "/dev/stdout", "--jobs", jobs]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60).stdout.splitlines()
+    assert [json.loads(line)["number"] for line in lines] == list(range(1, len(disk.records) + 1))
+
+
+@pytest.mark.skipif(not shutil.which("tshark"), reason="no tshark")
+def test_a_cut_capture_is_compared_as_far_as_it_goes(
+    disk: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = disk.write(tmp_path / "disk.pcapng")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert main(["wireshark", "compare", str(path)]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("vmbus: tshark: The file") and "[" not in told.err and not told.out
+
+
+def test_a_difference_reads_as_a_sentence() -> None:
+    ours = FieldValue("vmbus.ring.packet_descriptor.flags", 4, 2, 1)
+    theirs = ShownField("vmbus.ring.packet_descriptor.flags", 4, 2, "2", "0002", "flags: 2")
+    told = "record 3: our tree has vmbus.ring.packet_descriptor.flags at 4, 2 bytes: 1; tshark has no more"
+    assert str(Difference(3, ours, None)) == told
+    assert str(Difference(3, None, theirs)).endswith("flags at 4, 2 bytes: flags: 2")
