@@ -11,7 +11,7 @@ from dissectors.engine.render import tree_lines
 from dissectors.testing import GUEST, HOST, Script
 from dissectors.wireshark.compare import differences
 from vmbus.wire import control as c
-from vmbus.wire import guids, scsi, vstor
+from vmbus.wire import guids, rndis, scsi, vstor
 from vmbus.wire.control_values import MessageType, Version
 from vmbus.wire.offer import OfferFlags
 from vmbus.wire.protocols import PROTOCOLS
@@ -54,6 +54,12 @@ def test_an_rndis_answer_is_decoded_by_the_oid_of_its_request(card: Script) -> N
 def test_frames_are_named_by_their_addresses_and_type(card: Script) -> None:
     lines = [item.summary for item in card.decode() if "RNDIS PACKET" in item.summary]
     assert lines == ["RNDIS PACKET 00:15:5d:01:02:03 > ff:ff:ff:ff:ff:ff ARP, 60 bytes"] * 2
+
+
+def test_an_rndis_message_that_is_no_more_than_a_request_id_has_its_name(card: Script) -> None:
+    halt = rndis.build_message(rndis.RndisMessageType.HALT, rndis.RndisHalt(request_id=10))
+    card.external(GUEST, 4, halt, transaction=4)
+    assert card.decode()[-1].summary == "RNDIS HALT 12 bytes"
 
 
 def test_a_channel_has_one_life_from_offer_to_release(script: Script) -> None:

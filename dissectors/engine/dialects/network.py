@@ -114,10 +114,13 @@ class Network(Dialect):
         return text
 
     def external_summary(self, item: Decoded) -> str:
-        if len(item.data) < item.body_at + 16:
-            return super().external_summary(item)
+        room = len(item.data) - item.body_at
         number, length, request_id, last = rndis_head(item)
         text = f"RNDIS {RndisMessageType(number)}"
+        if room >= length == 12:  # HALT, KEEPALIVE and RESET are no longer
+            return f"{text} {length} bytes"
+        if room < 16:
+            return super().external_summary(item)
         if number == RndisMessageType.PACKET:
             return f"{text} {_frame_line(item)}"
         if number in (RndisMessageType.QUERY, RndisMessageType.SET, RndisMessageType.SET_EX):
