@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from vmbus.guest.program import booted_guest
 from vmbus.host import Host
 from vmbus.host.server import MAX_WAITING
 from vmbus.loop import LoopThread
+from vmbus.testing.partitions import PartitionPair
 from vmbus.transport import connect, parse_address
 from vmbus.transport.client import HostRefused
 from vmbus.transport.server import HELLO_SECONDS
@@ -53,6 +56,31 @@ def test_who_says_no_hello_is_closed(address: str, monkeypatch: pytest.MonkeyPat
     with connected(address) as silent:
         assert silent.recv(1) == b""
     assert time.monotonic() - began < HELLO_SECONDS
+
+
+def test_who_has_said_hello_may_be_silent_for_as_long_as_it_likes(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmbus.transport.server.HELLO_SECONDS", 0.3)
+    with booted_guest(address) as guest:
+        guest.loop.run(timeout=0.6)
+        assert guest.gone is None
+        with pytest.raises(HostRefused, match="busy"), booted_guest(address):
+            pass
+
+
+def test_a_guest_that_says_hello_before_its_predecessor_is_seen_to_be_gone_is_served() -> None:
+    with PartitionPair([Echo()]) as pair, ThreadPoolExecutor() as other:
+        first, second = pair.guest, pair.new_guest()
+        held, go_on = threading.Event(), threading.Event()
+        pair.host.loop.call_soon_threadsafe(lambda: (held.set(), go_on.wait(10)))
+        assert held.wait(10)
+        booted = other.submit(second.boot)
+        time.sleep(0.1)  # the host finds the hello first
+        first._connection.close()
+        go_on.set()
+        booted.result(10)
+        assert second.gone is None and len(second.offers) == 1
 
 
 def test_the_first_of_too_many_silent_ones_is_closed(address: str) -> None:

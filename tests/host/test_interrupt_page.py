@@ -107,6 +107,16 @@ def test_newer_guests_have_no_such_page_and_nothing_listens_at_the_shared_connec
 
 
 @pytest.mark.parametrize("version", OLD)
+def test_the_page_is_let_go_of_with_the_connection(version: Version) -> None:
+    with pair_of(version) as pair:
+        use_both(pair.guest)
+        partition = pair.host.partition
+        assert partition is not None and partition.interrupt_page is not None
+        pair.guest.unload()
+        assert pair.in_host(lambda: partition.interrupt_page) is None
+
+
+@pytest.mark.parametrize("version", OLD)
 def test_the_page_is_used_on_by_the_next_host(
     restarts: Callable[..., Restarts], version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,7 @@ def test_what_is_remembered_of_ranges_is_bounded() -> None:
     with GuestMemory.create(PAGES * PAGE_SIZE) as memory:
         tracemalloc.start()
         for length in range(1, 40_000):
-            extension = build_gpa_direct([GpaRange(length % PAGE_SIZE + 1, 0, (length % PAGES,))])
+            extension = build_gpa_direct([GpaRange(length % PAGE_SIZE + 1, 0, (length // PAGE_SIZE,))])
             gpa_direct_views(memory, extension)
         assert tracemalloc.get_traced_memory()[0] < 8 << 20
         tracemalloc.stop()

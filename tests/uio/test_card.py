@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from vmbus.devices.network import device_from
 from vmbus.drivers.network import NetworkCard, NetworkDriver
-from vmbus.transport.uio import UioMap
+from vmbus.transport.uio import UioError, UioMap
 
 if TYPE_CHECKING:
     from conftest import OpenBus
@@ -26,3 +28,14 @@ def test_frames_cross_through_the_buffers_that_are_there(open_bus: OpenBus) -> N
     assert card.connect("10.7.0.1", 7).exchange(data) == data
     driver.shut_down()
     assert not bus.channels and bus.gone is None
+
+
+def test_pages_of_a_buffer_that_the_host_receives_into_are_nobodys_to_name(open_bus: OpenBus) -> None:
+    bus, host = open_bus(device_from("embedded"), pages=16)
+    host.lend(UioMap.RECEIVE_BUFFER, 256)
+    host.lend(UioMap.SEND_BUFFER, 128)
+    driver = NetworkDriver()
+    bus.attach(driver)
+    bus.wait(driver.ready)
+    with pytest.raises(UioError, match="in use as such"):
+        _ = bus.pages
