@@ -61,7 +61,7 @@ class TcpConnection:
         self.on_readable: Callable[[TcpConnection], object] = _nothing
         self.on_writable: Callable[[TcpConnection], object] = _nothing
         self.on_closed: Callable[[TcpConnection], object] = _nothing
-        self.bytes_in = self.bytes_out = self.retransmits = 0
+        self.retransmits = 0
         self.mss = stack.host.mtu - HEADERS_SIZE
         self._send_buffer = bytearray()
         """Bytes from the oldest unacknowledged one on."""
@@ -300,7 +300,6 @@ class TcpConnection:
         payload = payload if whole else payload[: max(fits, 0)]
         if not self._end_of_stream and payload:
             self._received += payload
-            self.bytes_in += len(payload)
             self._expected = (self._expected + len(payload)) % _MODULO
         if flags & _FIN and whole and not self._end_of_stream:
             self._end_of_stream = True
@@ -346,7 +345,6 @@ class TcpConnection:
             self._emit(out, self._next, _ACK | _PSH if last else _ACK, payload)
             sent += size
             self._next = (self._next + size) % _MODULO
-            self.bytes_out += size
             most -= 1
         if sent < limit:
             self._note_sent()
