@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dissectors.engine.decoded import Decoded
-from dissectors.engine.parts import PART_BYTES, Part, PartReader, Passage
+from dissectors.engine.parts import Part, PartReader
+from dissectors.engine.passage import PART_BYTES, Passage
 from dissectors.jobs import Work, job_count, run_parts
 from dissectors.progress import ProgressBar
 from vmbus.capture.store import CaptureStore

@@ -32,10 +32,11 @@ from numpy.typing import NDArray
 
 from dissectors.engine.channels import ChannelLife
 from dissectors.engine.decoded import Decoded
-from dissectors.engine.dialect import COMPLETION, Dialect
-from dissectors.engine.plane import ControlState
-from dissectors.engine.session import MAX_PENDING, Session
-from dissectors.engine.span import Partners, SpanColumns, belongs_to_channel, is_marked
+from dissectors.engine.dialect import Dialect
+from dissectors.engine.pairing import Key, open_request, transacting
+from dissectors.engine.session import Session
+from dissectors.engine.single import KnownPlane, SingleReader
+from dissectors.engine.span import Partners, SpanColumns, belongs_to_channel, by_channel, is_marked
 from dissectors.engine.traffic import Traffic
 from vmbus.capture.columns import Columns, RecordMark
 from vmbus.capture.store import CaptureStore
@@ -49,9 +50,6 @@ _PACKET, _EXTERNAL, _MESSAGE = int(RecordKind.PACKET), int(RecordKind.EXTERNAL),
 _UNUSUAL = int(RecordMark.PROBLEM | RecordMark.HAS_OPTIONS)
 _WORD = struct.Struct("<I")
 _CACHED = 4096
-
-Key = tuple[int, int, int]
-"""Channel, direction and transaction id of a request."""
 
 
 class Archive:
@@ -122,7 +120,7 @@ class Archive:
         for channel_id in np.unique(self.store.columns.channel[first:last][is_packet]).tolist():
             if channel_id not in self._lives:
                 self._begin(self.session.plane.life(channel_id), first)
-        completed = self._pair(first, last, kinds)
+        completed = self._pair(first, last)
         self.traffic.add(first, last, completed)
         self._count = last
         return last - first
@@ -149,27 +147,11 @@ class Archive:
         else:
             self._one_way.add(life.channel_id)
 
-    def _pair(self, first: int, last: int, kinds: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    def _pair(self, first: int, last: int) -> list[tuple[int, int]]:
         """Find what answers what among new records; returns pairs of request and completion."""
-        columns = self.store.columns
-        flags = columns.flags[first:last]
-        is_packet, is_external = kinds == _PACKET, kinds == _EXTERNAL
-        is_completion = is_packet & (columns.subtype[first:last] == COMPLETION)
-        is_request = is_packet & ~is_completion & (flags & RecordMark.WANTS_COMPLETION != 0)
-        chosen = np.flatnonzero(is_completion | is_request | is_external)
-        places = chosen + first
-        rows = zip(
-            places.tolist(),
-            columns.channel[places].tolist(),
-            columns.direction[places].tolist(),
-            columns.transaction_id[places].tolist(),
-            is_completion[chosen].tolist(),
-            is_request[chosen].tolist(),
-            strict=True,
-        )
         partners, pending = self._partners, self._pending
         completed: list[tuple[int, int]] = []
-        for index, channel, direction, transaction, completes, requests in rows:
+        for index, channel, direction, transaction, completes, requests in transacting(self.store.columns, first, last):
             if completes:
                 request = pending.pop((channel, 3 - direction, transaction), -1)
                 if request >= 0:
@@ -185,9 +167,7 @@ class Archive:
         earlier = self._pending.get(key)
         if earlier is not None and not self.store.columns.flags[index] & RecordMark.SNAPSHOT:
             self.repeated[index] = earlier
-        if len(self._pending) >= MAX_PENDING:
-            self._pending.pop(next(iter(self._pending)))
-        self._pending[key] = index
+        open_request(self._pending, key, index)
 
     def _add_external(self, key: Key, index: int) -> None:
         channel, direction, transaction = key
@@ -234,10 +214,7 @@ class ArchiveSpan:
         columns = self.columns
         codes = np.zeros(len(self), np.int32)
         found: list[ChannelLife | None] = [None]
-        spoken = np.flatnonzero(belongs_to_channel(columns))
-        channels, inverse = np.unique(columns.channel[spoken], return_inverse=True)
-        for place, channel_id in enumerate(channels.tolist()):
-            mine = spoken[inverse == place]
+        for channel_id, mine in by_channel(columns):
             starts, lives = self._archive.lives_of(channel_id)
             before = max(bisect_right(starts, self.first) - 1, 0)
             for number, (start, life) in enumerate(zip(starts[before:], lives[before:], strict=False)):
@@ -281,16 +258,12 @@ class _Slice:
         return found
 
 
-class _KnownState(ControlState):
-    """The control plane as it was at a record: it is asked, and learns nothing."""
+class _Plane(KnownPlane):
+    """It knows what channel a control message is about, too."""
 
     def __init__(self, archive: Archive) -> None:
-        super().__init__(lambda life: life.dialect)
-        self.index = 0
+        super().__init__(archive)
         self._archive = archive
-
-    def life(self, channel_id: int) -> ChannelLife:
-        return self._archive.life_at(channel_id, self.index)
 
     def observe(self, item: Decoded) -> None:
         item.channel = self._archive.channel_of_message(self.index)
@@ -298,14 +271,12 @@ class _KnownState(ControlState):
             item.channel_id = item.channel.channel_id
 
 
-class ArchiveReader(Session):
+class ArchiveReader(SingleReader):
     """Decodes single records of an archive.  Each thread has a reader of its own."""
 
     def __init__(self, archive: Archive) -> None:
-        super().__init__()
+        super().__init__(archive, _Plane(archive))
         self._archive = archive
-        self._known = _KnownState(archive)
-        self.plane = self._known
         self._cache: dict[int, Decoded] = {}
 
     def item(self, index: int) -> Decoded:
@@ -333,19 +304,7 @@ class ArchiveReader(Session):
     def decode(self, index: int) -> Decoded:
         """The record at ``index`` without its partner."""
         store = self._archive.store
-        self._known.index = index
+        self.at.index = index
         if store.columns.flags[index] & _UNUSUAL:
             return self.feed(store.record(index))
         return self.feed_bytes(store.data(index), int(store.columns.time[index]), index + 1)
-
-    def _request(self, item: Decoded) -> None:
-        item.wants_completion = True
-        earlier = self._archive.repeated.get(item.number - 1)
-        if earlier is not None:
-            item.notes.append(f"transaction {item.transaction_id:#x} of record {earlier + 1} is not completed yet")
-
-    def _completion(self, item: Decoded) -> None:
-        """Its request is the archive's to know."""
-
-    def _external(self, item: Decoded) -> None:
-        self._take_external(item)

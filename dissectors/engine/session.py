@@ -174,10 +174,15 @@ class Session:
         key = (item.channel_id, item.direction, item.transaction_id)
         earlier = self._pending.get(key)
         if earlier is not None and not item.flags & _SNAPSHOT:
-            item.notes.append(f"transaction {item.transaction_id:#x} of record {earlier.number} is not completed yet")
+            self._note_repetition(item, earlier.number)
         if len(self._pending) >= MAX_PENDING:
             self._pending.pop(next(iter(self._pending)))
         self._pending[key] = item
+
+    @staticmethod
+    def _note_repetition(item: Decoded, number: int) -> None:
+        """The transaction id of a request is that of record ``number``, which is still open."""
+        item.notes.append(f"transaction {item.transaction_id:#x} of record {number} is not completed yet")
 
     def _completion(self, item: Decoded) -> None:
         key = (item.channel_id, opposite(item.direction), item.transaction_id)

@@ -6,6 +6,7 @@ that is looked at in any order; they differ in what answers a request being know
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -86,3 +87,14 @@ def is_marked(columns: SpanColumns, mark: RecordMark) -> NDArray[np.bool_]:
     """Which records have a mark."""
     found: NDArray[np.bool_] = columns.flags & mark != 0
     return found
+
+
+def by_channel(columns: SpanColumns) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Each channel that records belong to, by their head, and the places of these in order."""
+    places = np.flatnonzero(belongs_to_channel(columns))
+    channels = columns.channel[places]
+    places = places[np.argsort(channels, kind="stable")]
+    different, firsts = np.unique(columns.channel[places], return_index=True)
+    ends = [*firsts[1:].tolist(), len(places)]
+    for channel_id, first, end in zip(different.tolist(), firsts.tolist(), ends, strict=False):
+        yield channel_id, places[first:end]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dissectors.engine import Decoded
-from dissectors.engine.parts import PartReader, Passage
+from dissectors.engine.parts import PartReader
+from dissectors.engine.passage import Passage
 from dissectors.engine.render import record_line, tree_lines
 from dissectors.engine.session import Session
 from dissectors.engine.source import decode_capture, decode_file
