@@ -69,6 +69,16 @@ def test_who_has_said_hello_may_be_silent_for_as_long_as_it_likes(
             pass
 
 
+def test_however_many_are_silent_a_guest_that_is_served_stays(address: str) -> None:
+    with booted_guest(address) as guest:
+        silent = [connected(address) for _ in range(MAX_WAITING + 1)]
+        assert silent[0].recv(1) == b""
+        guest.loop.run(timeout=0.1)
+        assert guest.gone is None
+        for one in silent:
+            one.close()
+
+
 def test_a_guest_that_says_hello_before_its_predecessor_is_seen_to_be_gone_is_served() -> None:
     with PartitionPair([Echo()]) as pair, ThreadPoolExecutor() as other:
         first, second = pair.guest, pair.new_guest()
