@@ -60,6 +60,7 @@ def test_a_device_that_is_taken_back_ends_with_a_clear_error(open_bus: OpenBus) 
     bus.attach(driver)
     host.file.on_signal = lambda: None
     answer = driver.send(b"never answered", completion_requested=True)
+    assert bus.loop.run(lambda: host.file.signals > 0, timeout=5), "nothing else will find that it is gone"
     host.file.take_away()
     with pytest.raises(DeviceGone):
         bus.wait(answer, 5)
