@@ -70,3 +70,10 @@ def test_what_cannot_be_driven_is_one_line(
 def test_a_machine_without_vmbus_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["uio", "--sysfs", str(tmp_path), "list"]) == 1
     assert "there is no VMBus here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--address", "--ping"])
+def test_a_wrong_address_takes_no_card(option: str, sysfs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["uio", "--sysfs", str(sysfs), "card", "net", "--bind", option, "10.7.0"]) == 1
+    assert capsys.readouterr().err == "vmbus: '10.7.0' is not an IPv4 address\n"
+    assert not (sysfs / "bus/vmbus/devices" / str(CARD) / "driver_override").exists()

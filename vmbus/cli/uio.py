@@ -23,6 +23,7 @@ from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network import NetworkCard, NetworkDriver
 from vmbus.drivers.storage import Address, StorageDriver
 from vmbus.guest.uio import UioBus
+from vmbus.inet.host import parse_address
 from vmbus.ring import RingPacket
 from vmbus.transport import uio
 from vmbus.wire.ring import PacketType
@@ -180,6 +181,8 @@ def card(
     snap: Snap = DEFAULT_SNAP_LENGTH,
 ) -> None:
     """Bring a synthetic network card up in user space, say what it is, and try it."""
+    for own_or_other in filter(None, (address, ping)):
+        parse_address(own_or_other)  # a wrong one is refused before the card is taken
     driver = NetworkDriver(queues=queues)
     with _driven(context.obj, device, driver, bind, write, snap) as bus:
         bus.wait(driver.ready)
