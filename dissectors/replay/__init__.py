@@ -7,9 +7,10 @@ what answers what, ``host_player`` says it on the control plane and ``host_chann
 
 from __future__ import annotations
 
-from dissectors.replay.host_player import HostPlayer, HostResult
+from dissectors.replay.host_player import HostPlayer
 from dissectors.replay.plan import Plan, ReplayFailed, Step, plan_replay
-from dissectors.replay.player import Player, Result
+from dissectors.replay.player import Player
+from dissectors.replay.results import HostResult, Result
 from dissectors.replay.script import HostScript, plan_host
 
 __all__ = [

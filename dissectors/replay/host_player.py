@@ -12,13 +12,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 
 from dissectors.engine import Decoded, Session
 from dissectors.engine.dialects.control import HEADER_SIZE, parse_body
 from dissectors.replay.answers import readdressed, unrecorded_answer, whole_message
 from dissectors.replay.host_channel import ReplayedChannel
 from dissectors.replay.pace import Pace, Unasked
+from dissectors.replay.results import HostResult
 from dissectors.replay.script import ChannelScript, HostScript, Request, Said, message_identity
 from vmbus.channel import Channel, ChannelIdentity
 from vmbus.errors import VmbusError
@@ -43,32 +43,6 @@ GIVE_UP = 10.0
 _LOOK = 0.25
 _CONTENT_OF_HEADER = HEADER_SIZE + c.GpadlHeader.SIZE
 _CONTENT_OF_BODY = HEADER_SIZE + c.GpadlBody.SIZE
-
-
-@dataclass
-class HostResult:
-    """How much of the recording a guest went through."""
-
-    messages_received: int = 0
-    packets_received: int = 0
-    messages_expected: int = 0
-    packets_expected: int = 0
-    messages_sent: int = 0
-    packets_sent: int = 0
-    departures: int = 0
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the guest did what the recorded one did, and nothing else."""
-        return not self.departures
-
-    def line(self) -> str:
-        """The result in one line."""
-        return (
-            f"the guest sent {self.messages_received} of {self.messages_expected} messages and "
-            f"{self.packets_received} of {self.packets_expected} packets, and got {self.messages_sent} messages and "
-            f"{self.packets_sent} packets; {self.departures} departures from the recording"
-        )
 
 
 class HostPlayer:

@@ -14,13 +14,13 @@ import select
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from uuid import uuid4
 
 from dissectors.engine import Decoded
 from dissectors.engine.dialects.control import parse_body
 from dissectors.engine.dialects.network import Network
 from dissectors.replay.plan import Plan, ReplayFailed, Step, ranges_of
+from dissectors.replay.results import Result
 from vmbus.memory import PAGE_SIZE, GuestMemory
 from vmbus.ring.incoming import IncomingRing
 from vmbus.ring.pair import RingPair, map_ring_pair
@@ -43,36 +43,6 @@ MAX_IN_VAIN = 8
 FAREWELL = 10.0
 """Seconds that the last answers may take: among them are flushes."""
 SPARE_PAGES = 16
-
-
-@dataclass
-class Result:
-    """What a replay sent, what came back, and what had come back in the capture."""
-
-    messages_sent: int = 0
-    packets_sent: int = 0
-    messages_received: int = 0
-    packets_received: int = 0
-    messages_expected: int = 0
-    packets_expected: int = 0
-    waits_in_vain: int = 0
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the host said at least as much as it had."""
-        return (
-            self.messages_received >= self.messages_expected
-            and self.packets_received >= self.packets_expected
-            and not self.waits_in_vain
-        )
-
-    def line(self) -> str:
-        """The result in one line."""
-        return (
-            f"sent {self.messages_sent} messages and {self.packets_sent} packets; the host answered with "
-            f"{self.messages_received} of {self.messages_expected} messages and "
-            f"{self.packets_received} of {self.packets_expected} packets"
-        )
 
 
 class Player:
