@@ -24,6 +24,22 @@ Callback = Callable[[], object]
 T = TypeVar("T")
 
 
+class HasFileno(Protocol):
+    """What has a descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+def is_readable(source: int | HasFileno, seconds: float | None = 0) -> bool:
+    """Whether something can be read, or the end is there; waits so long for it, with None without limit.
+
+    Unlike ``select`` this takes descriptors of any number.
+    """
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
 class Timer:
     """A callback that runs once, later, unless cancelled."""
 

@@ -56,6 +56,9 @@ class Player:
         self._memory = GuestMemory.create((plan.last_page + SPARE_PAGES) * PAGE_SIZE)
         self._interrupts = new_interrupts(1)
         self._host = HostConnection(connect(parse_address(address)))
+        self._poll = select.poll()
+        for descriptor in (self._host.fileno(), *self._interrupts):
+            self._poll.register(descriptor, select.POLLIN)
         self._vp = GuestSynicVp(0, self._memory, plan.message_page, plan.flags_page, self._host.set_register)
         self._gpadls: dict[int, list[int]] = {}
         self._rings: dict[int, RingPair] = {}
@@ -128,9 +131,8 @@ class Player:
 
     def _listen(self, seconds: float) -> None:
         """Take what the host has to say, waiting for it so long."""
-        host = self._host.fileno()
-        ready, _, _ = select.select([host, *self._interrupts], [], [], min(seconds, 0.2))
-        if host in ready and self._host.host_is_gone():
+        ready = {descriptor for descriptor, _ in self._poll.poll(min(seconds, 0.2) * 1000)}
+        if self._host.fileno() in ready and self._host.host_is_gone():
             raise ReplayFailed("the host closed the connection")
         for interrupt in self._interrupts:
             if interrupt in ready:

@@ -61,4 +61,5 @@ def test_a_driver_in_user_space_exchanges_packets_through_the_monitor_page(
     guest = linux_guest(host.address, [*script, "uio-echo /dev/uio0 500 200 1"])
     monitor = monitor_of(host, guest)
     assert guest.wait(60) == ExitStatus.DONE
-    assert monitor.signals_to_host >= 500
+    # What is sent while the host is still taking the packet before falls into the same look, and is one signal.
+    assert 400 <= monitor.signals_to_host <= 500

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import select
 import stat
 import struct
 import tempfile
@@ -48,6 +47,7 @@ from vmbus.capture.reader import (
 )
 from vmbus.capture.walk import KNOWN_TYPES, MAX_BLOCK, Block, BlockWalker, Damage, OpenedSource, open_source
 from vmbus.errors import VmbusError
+from vmbus.loop import is_readable
 
 _BATCH = 1 << 13
 _SPOOL_PIECE = 1 << 20
@@ -253,9 +253,7 @@ class CaptureStore:
     def _spool(self, to_the_end: bool) -> None:
         """Move what a pipe or stream has for us into the file."""
         assert self._source is not None
-        poller = select.poll()
-        poller.register(self._source.fileno(), select.POLLIN)
-        while to_the_end or poller.poll(0):
+        while to_the_end or is_readable(self._source):
             piece = self._source.read(_SPOOL_PIECE)
             if piece and self._spool_limit and self.file_size + len(piece) > self._spool_limit:
                 self.is_full = True

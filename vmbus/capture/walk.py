@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import select
 import socket
 import struct
 import time
@@ -20,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 from vmbus.capture.blocks import BYTE_ORDER_MAGIC, SECTION_HEADER
 from vmbus.errors import VmbusError
+from vmbus.loop import is_readable
 
 STREAM_SECONDS = 3.0
 """A stream begins with its section header at once; what says nothing for so long is none."""
@@ -259,7 +259,7 @@ def open_source(source: str) -> OpenedSource:
             connection.connect(path)
             if os.path.exists(f"{path}.ctl"):
                 raise OSError(errno.EPROTOTYPE, "guests connect to this socket; a host's stream is at its --stream")
-            if not select.select([connection], [], [], STREAM_SECONDS)[0]:
+            if not is_readable(connection, STREAM_SECONDS):
                 raise OSError(errno.EPROTOTYPE, "nothing comes from this socket: it is no stream of a host")
             return connection.makefile("rb", buffering=0)
         finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from typing import BinaryIO
 from vmbus.linux.errors import GuestNotStarted, LinuxGuestError
 from vmbus.linux.initramfs import directory_initramfs, script_archive, shell_archive, standard_initramfs
 from vmbus.linux.tools import require
+from vmbus.loop import is_readable
 from vmbus.transport.address import parse_address
 
 KERNEL_TOOLS = {"setarch": "util-linux"}
@@ -183,9 +183,7 @@ class LinuxGuest:
         if self._process.returncode is None:
             descriptor = os.pidfd_open(self._process.pid)
             try:
-                poll = select.poll()
-                poll.register(descriptor, select.POLLIN)
-                if not poll.poll(None if timeout is None else timeout * 1000):
+                if not is_readable(descriptor, timeout):
                     raise GuestStillRunning(f"the guest is still running after {timeout:.0f} s")
             finally:
                 os.close(descriptor)

@@ -7,14 +7,13 @@ guest that does not read its replies ends the connection with one reason, and no
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 from collections.abc import Sequence
 from typing import Protocol
 
 from vmbus.errors import VmbusError
-from vmbus.loop import Loop
+from vmbus.loop import Loop, is_readable
 from vmbus.transport.frames import Frame, FrameError, FrameReader, build_frame
 from vmbus.wire.partition import (
     MAGIC,
@@ -139,7 +138,7 @@ class GuestConnection:
     def catch_up(self, rounds: int = 64) -> None:
         """Read what has arrived: if that is the end of the stream, the connection is closed when this returns."""
         for _ in range(rounds):
-            if not self.is_open or not select.select([self._socket], [], [], 0)[0]:
+            if not self.is_open or not is_readable(self._socket):
                 return
             self._readable()
 
