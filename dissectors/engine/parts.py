@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,12 @@ class Part:
         starts, lives = self._begun.get(channel_id, ((), ()))
         place = bisect_right(starts, index) - 1
         return lives[place] if place >= 0 else self._lives[channel_id]
+
+    def known_lives(self) -> Iterator[ChannelLife]:
+        """Every life that a record can belong to, whether one does or not."""
+        yield from self._lives.values()
+        for _, lives in self._begun.values():
+            yield from lives
 
     def lives(self) -> tuple[NDArray[np.int32], list[ChannelLife | None]]:
         """The life of the channel of each record, as places in a list; None at the first place: of no channel.

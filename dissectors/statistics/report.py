@@ -35,13 +35,13 @@ class Report:
         keys: dict[int, list[int]] = defaultdict(list)
         for key, (place, _) in enumerate(tally.operations):
             keys[place].append(key)
-        for place in sorted(kinds, key=lambda place: (getattr(tally.lives[place], "channel_id", 0), place)):
-            life, counts = tally.lives[place], kinds[place]
-            assert life is not None
+        for place in sorted(kinds, key=lambda place: (getattr(tally.owners[place], "channel_id", 0), place)):
+            owner, counts = tally.owners[place], kinds[place]
+            assert owner is not None
             spoken = [count for kind, count in counts.items() if kind in _SPOKEN]
             signals = counts[_SIGNAL].records if _SIGNAL in counts else 0
-            name = f"{life.channel_id} {life.name}"
-            rows.append(self._row(name, life.dialect.name, counts.values(), spoken, signals, keys[place]))
+            name = f"{owner.channel_id} {owner.name}"
+            rows.append(self._row(name, owner.protocol, counts.values(), spoken, signals, keys[place]))
         return rows
 
     def _row(
@@ -75,16 +75,14 @@ class Report:
         tally = self._tally
         counts: dict[str, list[Count]] = defaultdict(list)
         for (place, kind), count in tally.counts.items():
-            life = tally.lives[place]
-            name = (
-                "control" if kind == _MESSAGE else life.dialect.name if life and kind in _SPOKEN else _kind_name(kind)
-            )
+            owner = tally.owners[place]
+            name = "control" if kind == _MESSAGE else owner.protocol if owner and kind in _SPOKEN else _kind_name(kind)
             counts[name].append(count)
         keys: dict[str, list[int]] = defaultdict(list)
         for key, (place, _) in enumerate(tally.operations):
-            life = tally.lives[place]
-            if life is not None:
-                keys[life.dialect.name].append(key)
+            owner = tally.owners[place]
+            if owner is not None:
+                keys[owner.protocol].append(key)
         return [
             {
                 "protocol": name,
@@ -102,9 +100,9 @@ class Report:
         tally = self._tally
         rows: list[dict[str, Any]] = []
         for key, (place, name) in enumerate(tally.operations):
-            life, waits = tally.lives[place], self._waits([key])
-            if name and life is not None and waits["requests"]:
-                rows.append({"channel": f"{life.channel_id} {life.name}", "operation": name, **waits})
+            owner, waits = tally.owners[place], self._waits([key])
+            if name and owner is not None and waits["requests"]:
+                rows.append({"channel": f"{owner.channel_id} {owner.name}", "operation": name, **waits})
         return sorted(rows, key=lambda row: (int(row["channel"].split()[0]), row["operation"]))
 
     def throughput(self) -> list[dict[str, Any]]:

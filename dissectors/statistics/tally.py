@@ -29,9 +29,19 @@ Mask = NDArray[np.bool_]
 class Count:
     """Records and bytes."""
 
+    __slots__ = ("bytes", "records")
+
     def __init__(self) -> None:
         self.records = 0
         self.bytes = 0
+
+
+class Owner(NamedTuple):
+    """What is told of a channel's life; the life itself, with all that happened in it, is not kept."""
+
+    channel_id: int
+    name: str
+    protocol: str
 
 
 class _Waiting(NamedTuple):
@@ -47,12 +57,12 @@ class Tally:
 
     def __init__(self, interval_ns: int) -> None:
         """``interval_ns`` is the width of throughput's steps."""
-        self.lives: list[ChannelLife | None] = [None]
-        """Every life of every channel that has records; None stands for none."""
+        self.owners: list[Owner | None] = [None]
+        """Of every life of every channel that has records; None stands for none."""
         self.counts: dict[tuple[int, int], Count] = defaultdict(Count)
-        """By place in ``lives`` and kind of record."""
+        """By place in ``owners`` and kind of record."""
         self.operations: list[tuple[int, str]] = []
-        """What the keys of ``transactions`` stand for: place in ``lives``, and name, which may be empty."""
+        """What the keys of ``transactions`` stand for: place in ``owners``, and name, which may be empty."""
         self.transactions = Transactions()
         self.steps: dict[int, Count] = defaultdict(Count)
         """Throughput: packets' and external data's bytes, and all records, by number of the step."""
@@ -60,7 +70,8 @@ class Tally:
         self.last_ns = 0
         self._interval = max(interval_ns, 1)
         self._start: int | None = None
-        self._places: dict[int, int] = {}
+        self._places: dict[int, tuple[ChannelLife, int]] = {}
+        """Lives that may have more records, by their identity, and their places in ``owners``."""
         self._keys: dict[tuple[int, str], int] = {}
         self._waiting: dict[int, _Waiting] = {}
 
@@ -90,14 +101,16 @@ class Tally:
         self._waiting.clear()
 
     def _place(self, measure: Measure) -> NDArray[np.int64]:
-        """The place in ``lives`` of each record's."""
+        """The place in ``owners`` of each record's."""
         codes, lives = measure.lives
         table = [0] * len(lives)
         for code, life in enumerate(lives):
             if life is not None:
-                table[code] = self._places.setdefault(id(life), len(self.lives))
-                if table[code] == len(self.lives):
-                    self.lives.append(life)
+                _, table[code] = self._places.setdefault(id(life), (life, len(self.owners)))
+                if table[code] == len(self.owners):
+                    self.owners.append(Owner(life.channel_id, life.name, life.dialect.name))
+        known = {id(life) for life in measure.part.known_lives()}
+        self._places = {key: found for key, found in self._places.items() if key in known}
         return np.array(table, np.int64)[codes]
 
     def _count(self, measure: Measure, places: NDArray[np.int64], chosen: Mask) -> None:
