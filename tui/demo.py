@@ -199,11 +199,13 @@ def command(
         Literal["python", "linux"], typer.Option(help="Our Python guest, or a real Linux kernel (built on first use).")
     ] = "python",
     headless: Annotated[bool, typer.Option("--headless", help="No user interface: print a summary.")] = False,
-    seconds: Annotated[float, typer.Option(min=0.5, max=3600, help="How long to run without user interface.")] = 5.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.5, max=3600, metavar="SECONDS", help="How long to run without user interface.")
+    ] = 5.0,
     capture: Annotated[str, typer.Option("--capture", "-w", metavar="FILE", help="Keep the capture.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON (implies --headless).")] = False,
 ) -> None:
-    """Boot a guest and a host, run disk and network traffic through them, and show it live."""
+    """Run a host and a guest, and show their traffic live."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)

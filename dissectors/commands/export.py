@@ -88,14 +88,16 @@ def ethernet(
 def disk(
     source: Source,
     target: Target,
-    channel: Annotated[int | None, typer.Option(help="A channel of its controller; by default the first.")] = None,
-    lun: Annotated[int, typer.Option(min=0, max=255, help="Which of its disks.")] = 0,
-    block_size: Annotated[int, typer.Option(min=1, max=1 << 20, help="Bytes of a block.")] = 512,
+    channel: Annotated[
+        int | None, typer.Option(metavar="ID", help="A channel of its controller; by default the first.")
+    ] = None,
+    lun: Annotated[int, typer.Option(min=0, max=255, metavar="N", help="Which of its disks.")] = 0,
+    block_size: Annotated[int, typer.Option(min=1, max=1 << 20, metavar="BYTES", help="Of a block.")] = 512,
     display_filter: Wanted = "",
     decode_as: DecodeAs = None,
     progress: ShowProgress = True,
 ) -> None:
-    """The blocks of a disk that were read or written, as a sparse image."""
+    """The blocks of a disk that were read or written, in an image."""
     from dissectors.exports.disk import export_disk
 
     items = _items(source, display_filter, decode_as, of="kind == external && protocol == vstor", progress=progress)
@@ -122,7 +124,7 @@ def sockets(
     decode_as: DecodeAs = None,
     progress: ShowProgress = True,
 ) -> None:
-    """The streams of Hyper-V sockets, each in a file of the folder TARGET."""
+    """The streams of Hyper-V sockets, as files in folder TARGET."""
     from dissectors.exports.sockets import export_sockets
 
     items = _items(source, display_filter, decode_as, of="kind == packet && protocol == hvsocket", progress=progress)
@@ -179,7 +181,7 @@ def _json_writer(
 
 @application.command("parquet")
 def parquet(source: Source, target: Target, display_filter: Wanted = "", decode_as: DecodeAs = None) -> None:
-    """Every record as a row of a Parquet file; needs the analysis extra."""
+    """Every record as a row of Parquet; needs the analysis extra."""
     from dissectors.exports.tables import export_parquet
 
     begun = _begun(source, target, _items(source, display_filter, decode_as))

@@ -39,7 +39,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with every field.")] = False,
     decode_as: DecodeAs = None,
     display_filter: Wanted = "",
-    count: Annotated[int, typer.Option("-c", "--count", min=0, help="Stop after this many records; 0: never.")] = 0,
+    count: Annotated[
+        int, typer.Option("-c", "--count", min=0, metavar="N", help="Stop after this many records; 0: never.")
+    ] = 0,
     jobs: Jobs = 0,
     progress: ShowProgress = True,
 ) -> None:

@@ -34,12 +34,14 @@ def command(
         Side, typer.Option("--as", help="guest: play the guest to a live host. host: play the host to a live guest.")
     ] = Side.GUEST,
     fast: Annotated[bool, typer.Option("--fast", help="As fast as the other answers, without the pauses.")] = False,
-    speed: Annotated[float, typer.Option("--speed", min=0.001, help="2.0 takes half the time of the capture.")] = 1.0,
+    speed: Annotated[
+        float, typer.Option("--speed", min=0.001, metavar="FACTOR", help="2.0 takes half the time of the capture.")
+    ] = 1.0,
 ) -> None:
-    """Replay one side of a capture: the guest's against a host with the same devices, or the host's to a guest.
+    """Replay one side of a capture to a live host or guest.
 
-    A guest that departs from the recording is told apart: one line for each departure on standard error, and exit
-    status 1.
+    The guest's side goes to a host with the same devices. The host's side (--as host) answers a guest; where that one
+    departs from the capture there is a line on standard error, and the exit status is 1.
     """
     items = decode_capture(source, on_damage=tell_damage)
     pace = 0.0 if fast else speed

@@ -21,6 +21,6 @@ def command(
         typer.Option("-d", "--decode-as", metavar="CHANNEL=PROTOCOL", help="What a channel speaks, e.g. 3=scsi."),
     ] = None,
 ) -> None:
-    """Copy a capture and blank its payloads, so that it can be shared."""
+    """Copy a capture with its payloads blanked, to be shared."""
     check_output(target, source)
     print(f"{scrub(source, target, Session(channels(decode_as)), tell_damage)} bytes blanked")

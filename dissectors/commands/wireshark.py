@@ -45,7 +45,7 @@ def show_lua() -> None:
 
 @application.command()
 def compare(capture: Annotated[str, typer.Argument(metavar="FILE", help="A capture.")]) -> None:
-    """Decode a capture with tshark and with our engine, field by field; exit status 1 if they differ."""
+    """Compare what tshark and we decode; exit status 1 if it differs."""
     from dissectors.wireshark.compare import differences
 
     session = Session()

@@ -51,6 +51,7 @@ application = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     no_args_is_help=True,
+    context_settings={"max_content_width": 120},
     help="A VMBus laboratory: host and guest, synthetic devices, captures, dissectors and a live view.",
 )
 
@@ -119,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # of click, or of typer's own copy of it
             print(message(), file=sys.stderr)
         else:
-            print(f"vmbus: {' '.join(message().split())}", file=sys.stderr)
+            print(f"vmbus: {' '.join(message().split()).removeprefix('Invalid value: ')}", file=sys.stderr)
         return 2
 
 

@@ -30,10 +30,15 @@ def command(
         str, typer.Argument(metavar="SOURCE", help="unix:PATH, the --stream of a host; a file or - is copied.")
     ],
     write: Annotated[str, typer.Option("--write", "-w", metavar="FILE", help="The capture to write; - for stdout.")],
-    count: Annotated[int, typer.Option("--count", "-c", min=0, help="Stop after this many records; 0: never.")] = 0,
-    seconds: Annotated[float, typer.Option(min=0, help="Stop after this time; 0: never.")] = 0.0,
+    count: Annotated[
+        int, typer.Option("--count", "-c", min=0, metavar="N", help="Stop after this many records; 0: never.")
+    ] = 0,
+    seconds: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Stop after this time; 0: never.")] = 0.0,
 ) -> None:
-    """Record from a running host until it stops, or Ctrl-C: `vmbus capture unix:PATH -w - | tshark -r -`."""
+    """Record the live stream of a host, until it ends or Ctrl-C.
+
+    To look at it in Wireshark's tshark: `vmbus capture unix:PATH -w - | tshark -r -`.
+    """
     check_output(Path(write), Path(source))
     try:
         opened = open_source(source)

@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Look into a running host, offer and rescind its devices, change its media.",
+    help="Look into a running host; add, rescind and change devices.",
 )
 
 Unit = Annotated[str, typer.Argument(metavar="CONTROLLER[/PATH:TARGET:LUN]", help="As inspect shows it.")]
@@ -46,10 +46,10 @@ def _added(labels: list[str]) -> None:
 @app.command()
 def inspect(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="[PATH-IN-TREE]", help="Only this part, such as devices/net.")] = "",
+    path: Annotated[str, typer.Argument(metavar="PATH-IN-TREE", help="Only this part, such as devices/net.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Print the live state: connection, guest, devices, channels, rings, requests under way."""
+    """Print the live state: guest, devices, channels and rings."""
     tree = _ask(context, "inspect", path=path)
     if as_json:
         print(json.dumps(tree, indent=None if not sys.stdout.isatty() else 2))
@@ -60,20 +60,26 @@ def inspect(
 @app.command("add-scsi")
 def add_scsi(
     context: typer.Context,
-    files: Annotated[list[str], typer.Argument(metavar="FILE[,OPTION]...", help="As --scsi of vmbus host takes it.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE[,OPTION]", help="As --scsi of vmbus host takes it.")],
 ) -> None:
     """Add disks to a controller that is there, or with a new one."""
     _added(_ask(context, "add-scsi", disks=[_absolute(file) for file in files]))
 
 
 @app.command("add-nic")
-def add_nic(context: typer.Context, backend: Annotated[str, typer.Argument(help="As --nic takes it.")]) -> None:
+def add_nic(
+    context: typer.Context,
+    backend: Annotated[str, typer.Argument(metavar="BACKEND[,OPTION]...", help="As --nic of vmbus host takes it.")],
+) -> None:
     """Offer another network card."""
     _added(_ask(context, "add-nic", nic=backend))
 
 
 @app.command("add-device")
-def add_device(context: typer.Context, device: Annotated[str, typer.Argument(help="As --device takes it.")]) -> None:
+def add_device(
+    context: typer.Context,
+    device: Annotated[str, typer.Argument(metavar="NAME[:PARAMS]", help="As --device of vmbus host takes it.")],
+) -> None:
     """Offer another device."""
     _added(_ask(context, "add-device", device=device))
 
@@ -103,7 +109,7 @@ def offer(context: typer.Context, name: Name) -> None:
 def resize(
     context: typer.Context,
     unit: Unit,
-    size: Annotated[str, typer.Argument(help="Such as 64M; without it, the file's own new size.")] = "",
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="Such as 64M; without it, the file's own new size.")] = "",
 ) -> None:
     """Give a disk in a file another size, and tell the guest."""
     print(_ask(context, "resize", unit=unit, size=size)["size"])
@@ -117,7 +123,10 @@ def eject(context: typer.Context, unit: Unit, force: Force = False) -> None:
 
 @app.command()
 def insert(
-    context: typer.Context, unit: Unit, file: Annotated[str, typer.Argument(help="The disc.")], force: Force = False
+    context: typer.Context,
+    unit: Unit,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The disc.")],
+    force: Force = False,
 ) -> None:
     """Put a disc into a DVD drive."""
     _ask(context, "insert", unit=unit, file=_absolute(file), force=force)
@@ -132,13 +141,15 @@ def link(
 
 
 @app.command()
-def note(context: typer.Context, text: str) -> None:
+def note(context: typer.Context, text: Annotated[str, typer.Argument(metavar="TEXT", help="The line.")]) -> None:
     """Put a line into the host's log and capture."""
     _ask(context, "note", text=text)
 
 
 @app.command()
-def dump(context: typer.Context, file: Annotated[str, typer.Argument(help="A capture file.")]) -> None:
+def dump(
+    context: typer.Context, file: Annotated[str, typer.Argument(metavar="FILE", help="The capture to write.")]
+) -> None:
     """Write what the flight recorder holds into a file."""
     _ask(context, "dump", file=os.path.abspath(file))
 

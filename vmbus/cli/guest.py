@@ -27,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Build the Linux guest, and run it or the Python guest against a host.",
+    help="Build the Linux guest; run it or the Python guest.",
 )
 
 TIMED_OUT = 124
@@ -38,7 +38,9 @@ Kernel = Annotated[
     typer.Option("--kernel", metavar="VERSION|PATH", help="6.12, 6.1, or the path of a kernel tree or tarball."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="A kernel with KASAN and lockdep.")]
-Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Compilers at a time; by default one per CPU.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="Compilers at a time; by default one per CPU.")
+]
 
 
 @app.command()
@@ -49,12 +51,12 @@ def build(kernel: Kernel = DEFAULT_VERSION, debug: Debug = False, jobs: Jobs = N
 
 @app.command()
 def run(
-    host: Annotated[str, typer.Argument(metavar="[unix:PATH]", help="Where the host listens.")] = "",
+    host: Annotated[str, typer.Argument(metavar="unix:PATH", help="Where the host listens.")] = "",
     kernel: Kernel = DEFAULT_VERSION,
     debug: Debug = False,
     memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="The guest's memory.")] = "256M",
     append: Annotated[
-        list[str] | None, typer.Option("--append", metavar="TEXT", help="Add to the kernel's command line.")
+        list[str] | None, typer.Option("--append", metavar="TEXT", help="Add to the kernel's command line; repeatable.")
     ] = None,
     initramfs: Annotated[
         Path | None,
@@ -90,7 +92,7 @@ def run(
         float, typer.Option("--pause", min=0, metavar="SECONDS", help="Between two rounds of the Python guest.")
     ] = 0.0,
 ) -> None:
-    """Boot the Linux guest against a listening host; its exit status is ours.
+    """Boot the Linux guest against a host; its exit status is ours.
 
     Without --script, --command or --initramfs there is a shell, on this terminal or for what is piped in.
     docs/linux-guest.md lists the commands of scripts.

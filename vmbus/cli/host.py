@@ -105,16 +105,24 @@ def _outputs(capture: str, servicing: Servicing | None) -> Iterator[Path]:
 
 
 def command(
-    listen: Annotated[str, typer.Argument(help="Where guests connect: unix:PATH.")],
+    listen: Annotated[str, typer.Argument(metavar="unix:PATH", help="Where guests connect.")],
     scsi: Annotated[
         list[str] | None,
-        typer.Option(help="A disk: FILE[,readonly][,lun=N][,controller=N][,sector=512|4096][,dvd]; repeatable."),
+        typer.Option(
+            metavar="FILE[,OPTION]...",
+            help="A disk, for example disk.img,readonly or cd.iso,dvd; repeatable (docs/storage.md).",
+        ),
     ] = None,
     nic: Annotated[
         list[str] | None,
-        typer.Option(help="A network card: tap:NAME or embedded, with [,mac=..][,mtu=..]; repeatable."),
+        typer.Option(
+            metavar="BACKEND[,OPTION]...",
+            help="A network card: embedded, tap:NAME or none; repeatable (docs/network.md).",
+        ),
     ] = None,
-    device: Annotated[list[str] | None, typer.Option(help="Another device: echo; repeatable.")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[:PARAMS]", help="Another device, such as echo; repeatable.")
+    ] = None,
     vsock: Annotated[
         str,
         typer.Option(
@@ -124,14 +132,18 @@ def command(
     ] = "",
     monitor_latency: Annotated[
         int | None,
-        typer.Option(min=1, max=6553, metavar="MICROSECONDS", help="Signal through monitor pages, so late at most."),
+        typer.Option(
+            min=1, max=6553, metavar="MICROSECONDS", help="Let both ends signal through monitor pages, so late at most."
+        ),
     ] = None,
     capture: Annotated[
-        str, typer.Option("--capture", "-w", help="Record everything that crosses into this file.")
+        str, typer.Option("--capture", "-w", metavar="FILE", help="Record everything that crosses into this file.")
     ] = "",
-    stream: Annotated[str, typer.Option(help="Stream the capture live at unix:PATH.")] = "",
+    stream: Annotated[
+        str, typer.Option(metavar="unix:PATH", help="Let viewers attach there to what crosses, live.")
+    ] = "",
     snap: Annotated[
-        int, typer.Option(min=0, help="Bytes of disk and network data kept with each packet.")
+        int, typer.Option(min=0, metavar="BYTES", help="Disk and network data recorded with each packet.")
     ] = DEFAULT_SNAP_LENGTH,
     rotate: Annotated[
         int, typer.Option(min=0, metavar="MEGABYTES", help="Begin a new capture file after so much; 0: never.")
@@ -139,14 +151,14 @@ def command(
     rotate_seconds: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Begin a new capture file after this time; 0: never.")
     ] = 0.0,
-    keep: Annotated[int, typer.Option(min=0, help="How many rotated files stay; 0: all.")] = 0,
+    keep: Annotated[int, typer.Option(min=0, metavar="N", help="How many rotated files stay; 0: all.")] = 0,
     flight: Annotated[
         int,
         typer.Option(
             min=0,
             max=MAX_FLIGHT_MEGABYTES,
             metavar="MEGABYTES",
-            help="Keep so much of the latest traffic, in memory, for `vmbus ctl dump`.",
+            help="Keep so much of the latest traffic in memory, for `vmbus ctl unix:PATH dump`.",
         ),
     ] = 0,
     flight_file: Annotated[
@@ -164,7 +176,7 @@ def command(
     ] = SPIN_MICROSECONDS,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what happens.")] = False,
 ) -> None:
-    """Serve synthetic devices to one guest at a time, until told to stop (Ctrl-C)."""
+    """Serve synthetic devices to one guest at a time, until Ctrl-C."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="vmbus: %(message)s", stream=sys.stderr
     )

@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Make a capture of kernel traces, a snapshot of sysfs, or a memory image.",
+    help="Make a capture of a kernel trace, sysfs or a memory image.",
 )
 
 Output = Annotated[Path, typer.Option("--write", "-w", metavar="FILE", help="The capture to write.")]
@@ -35,7 +35,7 @@ def trace(
         float, typer.Option(metavar="SECONDS", help="Add this to the trace's times, which count from the boot.")
     ] = 0.0,
 ) -> None:
-    """Import the events of the systems hyperv and netvsc of a Linux kernel trace."""
+    """Import the hyperv and netvsc events of a Linux kernel trace."""
     check_output(write, Path(source))
     records = records_of_events(_events(source), int(epoch * 1_000_000_000))
     _write(write, records, f"{source} has no event of hyperv or netvsc: is it a kernel trace?")
@@ -49,7 +49,7 @@ def sysfs(
     ],
     write: Output,
 ) -> None:
-    """Import a snapshot of a Linux guest's /sys/bus/vmbus: its channels, and how their rings looked."""
+    """Import a snapshot of /sys/bus/vmbus: channels and their rings."""
     from vmbus.capture.importers.sysfs import read_snapshot, records_of_sysfs
 
     check_output(write, source)
@@ -64,7 +64,10 @@ def memory(
         str, typer.Option("--capture", metavar="FILE", help="A capture of the same guest: it says where the rings are.")
     ] = "",
 ) -> None:
-    """Import the packets in the rings of a memory image: those that wait, and past ones that still lie there."""
+    """Import the packets that lie in the rings of a memory image.
+
+    Those that wait, and past ones that nobody has written over yet.
+    """
     from vmbus.capture.importers.memory_image import import_image
 
     check_output(write, image, Path(capture))

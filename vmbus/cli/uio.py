@@ -32,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Inside a Hyper-V guest: drive a device of its VMBus from user space, and record what crosses.",
+    help="Inside a Hyper-V guest: drive a device from user space.",
 )
 
 Device = Annotated[
@@ -40,7 +40,7 @@ Device = Annotated[
 ]
 Bind = Annotated[bool, typer.Option("--bind", help="Take it from the kernel's driver, and give it back at the end.")]
 Write = Annotated[str, typer.Option("--write", "-w", metavar="FILE", help="Record the channel into this capture.")]
-Snap = Annotated[int, typer.Option(min=0, help="Bytes kept of the data outside the ring with each packet.")]
+Snap = Annotated[int, typer.Option(min=0, metavar="BYTES", help="Data outside the ring recorded with each packet.")]
 
 
 @app.callback()
@@ -55,7 +55,7 @@ def _root(
 def list_(
     context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
 ) -> None:
-    """Show the devices of this machine's VMBus: what they are, who drives them, how they are signalled."""
+    """Show the devices of this machine's VMBus, and who drives them."""
     devices = uio.list_devices(context.obj)
     if as_json:
         for device in devices:
@@ -87,7 +87,7 @@ def _as_dict(device: uio.SysfsDevice) -> dict[str, Any]:
 
 @app.command()
 def bind(context: typer.Context, device: Device) -> None:
-    """Hand a device to user space: its disks or interfaces vanish from this machine."""
+    """Hand a device to user space; its disks or interfaces vanish."""
     bound = uio.bind(uio.find_device(device, context.obj))
     print(f"{bound} is /dev/{bound.uio}")
 
@@ -103,12 +103,14 @@ def release(context: typer.Context, device: Device) -> None:
 def listen(
     context: typer.Context,
     device: Device,
-    seconds: Annotated[float, typer.Option(min=0, help="Stop after this time.")] = 10.0,
-    count: Annotated[int, typer.Option("--count", "-c", min=0, help="Stop after so many packets; 0: never.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Stop after this time.")] = 10.0,
+    count: Annotated[
+        int, typer.Option("--count", "-c", min=0, metavar="N", help="Stop after so many packets; 0: never.")
+    ] = 0,
     bind: Bind = False,
     write: Write = "",
 ) -> None:
-    """Open a device's channel, answer nothing, and show what the host sends by itself."""
+    """Open a channel, answer nothing, show what the host sends."""
     listener = Listener()
     with _driven(context.obj, device, listener, bind, write) as bus:
         bus.loop.run(lambda: bus.gone is not None or listener.packets >= count > 0, timeout=seconds)
@@ -142,14 +144,16 @@ class Listener(Driver, ChannelHandler):
 def echo(
     context: typer.Context,
     device: Device = "6f1c7d1e-94a3-4c1c-9f0e-2b8c0c5d1a10",
-    packets: Annotated[int, typer.Option(min=1, help="How many.")] = 10_000,
-    largest: Annotated[int, typer.Option(min=0, max=60_000, help="Bytes of the largest; sizes are random.")] = 8000,
-    window: Annotated[int, typer.Option(min=1, max=4096, help="How many are under way at once.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the random sizes and contents.")] = 1,
+    packets: Annotated[int, typer.Option(min=1, metavar="N", help="How many.")] = 10_000,
+    largest: Annotated[
+        int, typer.Option(min=0, max=60_000, metavar="BYTES", help="The largest packet; sizes are random.")
+    ] = 8000,
+    window: Annotated[int, typer.Option(min=1, max=4096, metavar="N", help="How many are under way at once.")] = 64,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the random sizes and contents.")] = 1,
     bind: Bind = False,
     write: Write = "",
 ) -> None:
-    """Exchange packets with the echo device of `vmbus host --device echo`, and compare every byte."""
+    """Exchange packets with the echo device, and compare each byte."""
     driver = EchoDriver()
     with _driven(context.obj, device, driver, bind, write) as bus:
         channel = bus.wait(driver.ready)
@@ -170,17 +174,17 @@ def card(
     device: Device = "net",
     address: Annotated[str, typer.Option(metavar="IPV4", help="The card's own address.")] = "10.7.0.2",
     ping: Annotated[str, typer.Option(metavar="IPV4", help="Send echo requests there.")] = "",
-    count: Annotated[int, typer.Option("--count", "-c", min=1, help="How many.")] = 4,
-    size: Annotated[int, typer.Option(min=0, max=1472, help="Bytes in each.")] = 56,
+    count: Annotated[int, typer.Option("--count", "-c", min=1, metavar="N", help="How many of those.")] = 4,
+    size: Annotated[int, typer.Option(min=0, max=1472, metavar="BYTES", help="In each of those.")] = 56,
     tcp_echo: Annotated[
         int, typer.Option(min=0, metavar="BYTES", help="Send so much to port 7 there, and compare what comes back.")
     ] = 0,
-    queues: Annotated[int, typer.Option(min=1, max=64, help="Channels of the card to use.")] = 1,
+    queues: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Channels of the card to use.")] = 1,
     bind: Bind = False,
     write: Write = "",
     snap: Snap = DEFAULT_SNAP_LENGTH,
 ) -> None:
-    """Bring a synthetic network card up in user space, say what it is, and try it."""
+    """Bring a network card up, say what it is, and try it."""
     for own_or_other in filter(None, (address, ping)):
         parse_address(own_or_other)  # a wrong one is refused before the card is taken
     driver = NetworkDriver(queues=queues)
@@ -202,12 +206,12 @@ def disk(
     context: typer.Context,
     device: Device = "scsi",
     unit: Annotated[str, typer.Option(metavar="PATH:TARGET:LUN", help="Which unit of the controller.")] = "0:0:0",
-    blocks: Annotated[int, typer.Option(min=0, help="Read so many from the start, and time it.")] = 2048,
+    blocks: Annotated[int, typer.Option(min=0, metavar="N", help="Read so many from the start, and time it.")] = 2048,
     bind: Bind = False,
     write: Write = "",
     snap: Snap = DEFAULT_SNAP_LENGTH,
 ) -> None:
-    """Say what a disk of a SCSI controller is, and read from it, in user space; writes nothing."""
+    """Say what a disk is, and read from it; writes nothing."""
     try:
         path, target, lun = map(int, unit.split(":"))
     except ValueError:
