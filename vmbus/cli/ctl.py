@@ -81,7 +81,10 @@ def add_device(
     device: Annotated[str, typer.Argument(metavar="NAME[:PARAMS]", help="As --device of vmbus host takes it.")],
 ) -> None:
     """Offer another device."""
-    _added(_ask(context, "add-device", device=device))
+    name, colon, params = device.partition(":")
+    if name.endswith(".py"):
+        name = os.path.abspath(name)
+    _added(_ask(context, "add-device", device=f"{name}{colon}{params}"))
 
 
 @app.command()

@@ -23,6 +23,7 @@ from vmbus.devices.storage.controller import StorageController
 from vmbus.host import Host
 from vmbus.host.ctl import CtlSocket
 from vmbus.host.servicing import Servicing
+from vmbus.host.state_lock import StateLock
 from vmbus.transport import parse_address
 from vmbus.wire.control_values import ALL_VERSIONS
 
@@ -121,7 +122,10 @@ def command(
         ),
     ] = None,
     device: Annotated[
-        list[str] | None, typer.Option(metavar="NAME[:PARAMS]", help="Another device, such as echo; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PARAMS]", help="Another device: echo, or ./mine.py with one of your own; repeatable."
+        ),
     ] = None,
     vsock: Annotated[
         str,
@@ -190,8 +194,12 @@ def command(
     address = parse_address(listen, schemes=("unix",))
     latency = None if monitor_latency is None else 10 * monitor_latency
     with contextlib.ExitStack() as stack:
-        devices = make_devices(disks=scsi or (), nics=nic or (), others=device or (), monitor_latency=latency)
         unused = stack.enter_context(contextlib.ExitStack())
+        # First: a host that is about to end lets its state go when it has let everything else go.
+        lock = None if state is None else StateLock(state)
+        if lock is not None:
+            unused.callback(lock.close)
+        devices = make_devices(disks=scsi or (), nics=nic or (), others=device or (), monitor_latency=latency)
         for made in devices:
             unused.callback(made.close)
         disks = tuple(_disk_files(devices))
@@ -199,7 +207,7 @@ def command(
             check_output(state, *disks)
         if capture:
             check_output(Path(capture), *disks, *([state] if state is not None else ()))
-        servicing = None if state is None else Servicing(state, stand_in)
+        servicing = None if state is None else Servicing(state, stand_in, lock)
         recorder = None
         if capture or stream or flight:
             stream_path = parse_address(stream, schemes=("unix",)).params if stream else ""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from uuid import UUID
 
-from vmbus.devices.device import Device, NoSuchDevice
+from vmbus.devices.device import Device, DeviceError, NoSuchDevice
 from vmbus.wire.guids import NETWORK, SCSI
 
 ENTRY_POINTS = "vmbus.devices"
@@ -68,17 +71,38 @@ def stand_in(interface_id: UUID, instance_id: UUID) -> Device | None:
 
 
 def named_device(text: str) -> Device:
-    """The device that ``NAME[:PARAMS]`` names: a module of this folder, or an entry point of another package.
+    """The device that ``NAME[:PARAMS]`` names: a module of this folder, a ``FILE.py`` of one's own, or an entry
+    point of another package.
 
     Raises :class:`NoSuchDevice`, or what the device says about its parameters.
     """
     name, _, params = text.partition(":")
     module = f"{__package__}.{name}"
     make: Callable[[str], Device]
-    if name.isidentifier() and find_spec(module) and hasattr(found := importlib.import_module(module), "device_from"):
+    if name.endswith(".py"):
+        make = _from_file(Path(name))
+    elif name.isidentifier() and find_spec(module) and hasattr(found := importlib.import_module(module), "device_from"):
         make = found.device_from
     elif plugins := tuple(entry_points(group=ENTRY_POINTS, name=name)):
         make = plugins[0].load()
     else:
         raise NoSuchDevice(f"there is no device {name!r}: no file in vmbus/devices and no installed package has it")
     return make(params)
+
+
+def _from_file(path: Path) -> Callable[[str], Device]:
+    """``device_from`` of a file; what is wrong with the file is one line that says where."""
+    spec = spec_from_file_location(f"_device_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise NoSuchDevice(f"there is no file {path} with a device")
+    module = sys.modules[spec.name] = module_from_spec(spec)  # where dataclasses look their names up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise DeviceError(f"{where}: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "device_from"):
+        raise DeviceError(f"{path} has no function device_from, which makes the device")
+    make: Callable[[str], Device] = module.device_from
+    return make
