@@ -146,8 +146,8 @@ def test_a_reader_that_does_not_read_stops_the_writer(cable: Cable) -> None:
 
 
 def test_a_peer_that_vanishes_is_given_up(cable: Cable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmbus.inet.connection.FIRST_TIMEOUT", 0.01)
-    monkeypatch.setattr("vmbus.inet.connection.MOST_TIMEOUTS", 2)
+    monkeypatch.setattr("vmbus.inet.sending.FIRST_TIMEOUT", 0.01)
+    monkeypatch.setattr("vmbus.inet.sending.MOST_TIMEOUTS", 2)
     monkeypatch.setattr("vmbus.inet.tcp.TICK_SECONDS", 0.01)
     cable.there.tcp.listen(7, Echo)
     connection = cable.here.tcp.connect(THERE, 7)
