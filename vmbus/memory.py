@@ -21,6 +21,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+import weakref
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
@@ -136,23 +137,35 @@ class Mapping:
 
 
 class GuestMemory:
-    """A guest's memory of ``size`` bytes, mapped read-write.
+    """A guest's memory of ``size`` bytes, mapped read-write. When it is nobody's any more it is gone, closed or not.
 
     ``first_gpa`` is the first address that really lies in the file: User-Mode Linux keeps its kernel image elsewhere,
     and an address below is refused like one beyond the end.
     """
 
-    __slots__ = ("_area", "_resolved", "_resolved_bytes", "_view", "fd", "first_gpa", "size")
+    __slots__ = (
+        "__weakref__",
+        "_area",
+        "_close_file",
+        "_resolved",
+        "_resolved_bytes",
+        "_view",
+        "fd",
+        "first_gpa",
+        "size",
+    )
 
     def __init__(self, fd: int, size: int, first_gpa: int) -> None:
         """Map ``size`` bytes of the file ``fd``, which is this object's from now on. Use create() or attach()."""
         self.fd = fd
+        self._close_file = weakref.finalize(self, os.close, fd)
+        self._close_file.atexit = False
         self.size = size
         self.first_gpa = first_gpa
         try:
             self._area = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         except (OSError, ValueError, OverflowError) as error:
-            os.close(fd)
+            self._close_file()
             raise MappingFailed(f"cannot map {size} bytes of guest memory: {error}") from error
         self._view = memoryview(self._area)
         self._resolved: dict[bytes, PageViews] = {}
@@ -188,7 +201,11 @@ class GuestMemory:
             raise UnsealedMemory(
                 "the guest's memory file could be sealed against shrinking (F_SEAL_SHRINK), and is not"
             )
-        return cls(os.dup(fd), size, first_gpa)
+        try:
+            own = os.dup(fd)
+        except OSError as error:
+            raise MappingFailed(f"cannot map {size} bytes of guest memory: {error.strerror}") from None
+        return cls(own, size, first_gpa)
 
     def _check(self, gpa: int, length: int) -> None:
         if gpa < self.first_gpa or length < 0 or gpa + length > self.size:
@@ -302,7 +319,7 @@ class GuestMemory:
         except BufferError as error:
             self._view = memoryview(self._area)
             raise MemoryInUse("the guest's memory is still in use: a view of it is held") from error
-        os.close(self.fd)
+        self._close_file()
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import resource
 import signal
@@ -23,6 +24,7 @@ from vmbus.memory import (
     UnsealedMemory,
     merge_ranges,
 )
+from vmbus.testing.descriptors import full_table, open_descriptors
 
 MIB = 1 << 20
 
@@ -67,6 +69,21 @@ def test_a_file_that_cannot_be_sealed_is_accepted(tmp_path):
         os.ftruncate(fd, MIB)
         GuestMemory.attach(fd, MIB).close()
         os.close(fd)
+
+
+def test_memory_that_nobody_has_any_more_leaves_no_descriptor(memory):
+    before = open_descriptors()
+    GuestMemory.attach(memory.fd, MIB)
+    gc.collect()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_table_of_descriptors_that_is_full_is_a_typed_error(memory, spare):
+    before = open_descriptors()
+    with full_table(spare), pytest.raises(MappingFailed, match="open files"):
+        GuestMemory.attach(memory.fd, MIB)
+    assert open_descriptors() == before
 
 
 def test_a_file_smaller_than_announced_is_refused(memory):
