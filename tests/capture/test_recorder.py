@@ -57,6 +57,33 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+def test_a_file_that_another_recording_writes_stays_that_ones(tmp_path: Path) -> None:
+    path = tmp_path / "capture.pcapng"
+    with Recorder(RecordingPlan(file=str(path))) as first:
+        first.tap.note(NoteKind.TEXT, "the first one's")
+        with pytest.raises(RecordingFailed, match=f"cannot record: {path}: in use by another recording or host"):
+            Recorder(RecordingPlan(file=str(path)))
+    (record,) = records(path)
+    assert record.body.endswith(b"the first one's")
+    with Recorder(RecordingPlan(file=str(path))):
+        pass
+
+
+def test_a_recording_waits_for_one_that_is_about_to_end(tmp_path: Path) -> None:
+    path = tmp_path / "capture.pcapng"
+    first = Recorder(RecordingPlan(file=str(path)))
+    threading.Timer(0.5, first.close).start()
+    with Recorder(RecordingPlan(file=str(path))) as second:
+        second.tap.note(NoteKind.TEXT, "the second one's")
+    assert len(records(path)) == 1
+
+
+def test_recordings_go_to_the_same_place_that_keeps_nothing() -> None:
+    plan = RecordingPlan(file=os.devnull)
+    with Recorder(plan), Recorder(plan):
+        pass
+
+
 def test_everything_the_tap_is_told_is_in_the_file_in_order(sample: Path) -> None:
     found = records(sample)
     assert [record.kind for record in found[:3]] == [RecordKind.REGISTER, RecordKind.MESSAGE, RecordKind.MESSAGE]

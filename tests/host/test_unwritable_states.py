@@ -27,7 +27,7 @@ def test_a_host_whose_state_cannot_be_written_does_not_start(
 
 
 def test_trying_leaves_nothing_behind(tmp_path: Path) -> None:
-    Servicing(tmp_path / "state")
+    Servicing(tmp_path / "state").close()
     assert not list(tmp_path.iterdir())
 
 

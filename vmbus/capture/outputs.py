@@ -6,7 +6,9 @@ An output is handed assembled blocks and begins each section of its own with a p
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 from collections import deque
 from pathlib import Path
@@ -14,7 +16,10 @@ from typing import Protocol
 
 from vmbus.capture.assembly import Assembled, Assembler, split
 from vmbus.capture.state import StateKeeper
+from vmbus.file_lock import lock_file
 
+PATIENCE_SECONDS = 2.0
+"""So long a recording waits for one that is about to end: of the host before, which has been stopped."""
 DUMP_INTERVAL = 1.0
 MOST_DUMPS = 100
 """Bounds on what a guest that causes problems can make a flight recorder write."""
@@ -35,6 +40,24 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def create_capture(path: Path) -> int:
+    """Open a capture for writing, from nothing; the descriptor.
+
+    A file that another recording writes, or that is a disk of a host, keeps what is in it: ``OSError``. Pipes and
+    terminals are nobody's own.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            if not lock_file(fd, patience=PATIENCE_SECONDS):
+                raise OSError(errno.EBUSY, "in use by another recording or host", str(path))
+            os.ftruncate(fd, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 class FileOutput:
@@ -77,7 +100,7 @@ class FileOutput:
             self._number += 1
             stamp = time.strftime("%Y%m%d%H%M%S")
             path = path.with_name(f"{path.stem}_{self._number:05}_{stamp}{path.suffix}")
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._fd = create_capture(path)
         self._begun = time.monotonic()
         prologue = self._assembler.prologue()
         self._size = len(prologue)
@@ -125,7 +148,7 @@ class FlightOutput:
 
     def dump(self, path: Path, why: str, lost: int = 0) -> None:
         """Write what is there into a new file; ``why`` becomes a comment in it."""
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = create_capture(path)
         try:
             write_all(fd, self._assembler.prologue([why] if why else [], self._state_at_start))
             for chunk in self._window:

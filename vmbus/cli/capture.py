@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from vmbus.capture import blocks
-from vmbus.capture.outputs import write_all
+from vmbus.capture.outputs import create_capture, write_all
 from vmbus.capture.reader import PACKET_BLOCKS, CannotOpen
 from vmbus.capture.walk import Block, BlockWalker, Damage, open_source
 from vmbus.cli.files import check_output, records_written
@@ -97,7 +97,7 @@ def _output(path: str) -> Iterator[int]:
         yield 1
         return
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = create_capture(Path(path))
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
     try:

@@ -230,3 +230,5 @@ class Host:
         self.slots.clear()
         self.loop.run_once(0.0)
         self.loop.close()
+        if self.servicing is not None:
+            self.servicing.close()

@@ -30,6 +30,7 @@ from vmbus.host.bus import DeviceSlot
 from vmbus.host.journal import ChannelDebt, Debts, Journal, JournalError
 from vmbus.host.journal_reader import check_journal, read_journal
 from vmbus.host.state_document import BadHostState, check_writable, read_document, upgraded_device, write_document
+from vmbus.host.state_lock import StateLock
 from vmbus.ring import RingPacket
 from vmbus.ring.packet import COMPLETION, TRANSFER_PAGES, OutgoingPacket
 from vmbus.state_format import State
@@ -76,20 +77,33 @@ class _JournalOfChannel:
 class Servicing:
     """Keeps the state of a host's guest in ``path``, and takes up the one that an earlier process left there."""
 
-    def __init__(self, path: Path, stand_in: StandIn = lambda interface_id, instance_id: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stand_in: StandIn = lambda interface_id, instance_id: None,
+        lock: StateLock | None = None,
+    ) -> None:
         """Read what is at ``path``; ``stand_in`` makes a device for one that the guest uses and this host lacks.
 
-        Raises ``BadHostState`` if there is something else than a host's state, or if none can be written there.
+        ``lock`` is that of the path, for whoever has taken it already; it is this object's from now on.
+
+        Raises ``StateInUse``, and ``BadHostState`` if there is something else than a host's state, or if none can be
+        written there.
         """
         self.path = path
+        self._lock = lock or StateLock(path)
         self._is_failing = False
         self._stand_in = stand_in
         self.journal: Journal | None = None
         self.device_states: dict[DeviceSlot, State] = {}
         """As the last checkpoint has them."""
         self._journal_path = path.with_name(path.name + ".journal")
-        self._saved = self._load()
-        check_writable(path)
+        try:
+            self._saved = self._load()
+            check_writable(path)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def _load(self) -> State | None:
         document = read_document(self.path)
@@ -134,14 +148,15 @@ class Servicing:
 
         Raises ``BadHostState`` or ``JournalError`` if it cannot be written; there is none then.
         """
-        if self.journal is not None:
-            self.journal.close()
-            self.journal = None
+        self._end_journal()
         fresh = self._journal_path.with_name(self._journal_path.name + ".new")
         journal = Journal(fresh)
         try:
             journal.adopt(debts)
             os.replace(fresh, self._journal_path)
+        except JournalError:
+            journal.close()
+            raise
         except OSError as error:
             journal.close()
             raise BadHostState(f"cannot write the journal {self._journal_path}: {error.strerror}") from None
@@ -233,9 +248,7 @@ class Servicing:
         """The guest is gone: its state is worth nothing any more."""
         self._saved = None
         self.device_states.clear()
-        if self.journal is not None:
-            self.journal.close()
-            self.journal = None
+        self._end_journal()
         for path in (self.path, self._journal_path):
             path.unlink(missing_ok=True)
 
@@ -243,9 +256,17 @@ class Servicing:
         """The host stops and its guest lives on: leave a clean state behind."""
         if partition is not None and partition.guest_id is not None:
             self.checkpoint(partition, clean=True)
+        self._end_journal()
+
+    def _end_journal(self) -> None:
         if self.journal is not None:
             self.journal.close()
             self.journal = None
+
+    def close(self) -> None:
+        """Let the next process have the state; what is in it stays."""
+        self._end_journal()
+        self._lock.close()
 
     # Taking over
 

@@ -5,7 +5,6 @@ Our guest does not reconnect by itself: it is made to say hello again, as Linux 
 
 from __future__ import annotations
 
-import fcntl
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from typing import Any
 
 from vmbus.devices.catalog import stand_in
 from vmbus.devices.device import Device
-from vmbus.devices.storage.controller import StorageController
-from vmbus.devices.storage.file import FileBackend
 from vmbus.drivers.disk import Disk
 from vmbus.drivers.network import NetworkCard, NetworkDriver
 from vmbus.drivers.storage import FIRST_UNIT, StorageDriver
@@ -34,14 +31,6 @@ class FourQueues(NetworkDriver):
 class FourChannels(StorageDriver):
     def __init__(self) -> None:
         super().__init__(subchannels=3)
-
-
-def _unlock(device: Device) -> None:
-    """Let go of the images as the kernel does when a process is killed."""
-    if isinstance(device, StorageController):
-        for unit in device.units.values():
-            if isinstance(unit.backend, FileBackend):
-                fcntl.flock(unit.backend.fd, fcntl.LOCK_UN)
 
 
 class Restarts:
@@ -73,14 +62,18 @@ class Restarts:
     def end(self, *, kill: bool) -> None:
         """Stop the host in good order, or leave everything as it is at this moment."""
         self._thread.stop()
+        host, servicing = self.host, self.host.servicing
+        devices = [slot.device for slot in host.slots] if kill else []
         if kill:
-            self.host.servicing = None
-            for slot in self.host.slots:
-                slot.device.close = lambda: None  # type: ignore[method-assign]
-            for slot in (*self.host.slots, *self.host.leaving):
-                _unlock(slot.device)
+            host.servicing = None
+            host.slots.clear()
         self.guest.loop.unwatch(self.guest._connection.fileno())
-        self.host.close()
+        host.close()
+        # What the kernel does for a process that was killed; the guest hears nothing of it any more.
+        for device in devices:
+            device.close()
+        if kill and servicing is not None:
+            servicing.close()
         self._is_running = False
 
     def start(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vmbus.capture import blocks
 from vmbus.capture.assembly import Assembler
-from vmbus.capture.outputs import write_all
+from vmbus.capture.outputs import create_capture, write_all
 from vmbus.errors import VmbusError
 from vmbus.wire.capture import RecordHeader
 
@@ -37,7 +37,7 @@ def write_capture(path: Path, records: Iterable[bytes], comments: Iterable[str] 
     """Write a capture of imported records, in their order, and return how many there were."""
     assembler = Assembler()
     count = 0
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = create_capture(path)
     try:
         write_all(fd, assembler.prologue(comments))
         for record in records:

@@ -14,12 +14,12 @@ import fcntl
 import os
 import stat
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
 from vmbus.devices.storage.backend import Backend, BackendError, errno_error, parse_size
 from vmbus.devices.storage.buffers import Views, advance, total_length
+from vmbus.file_lock import lock_file
 
 _KEEP_SIZE = 1
 _PUNCH_HOLE = 2
@@ -28,8 +28,6 @@ _BLKGETSIZE64 = 0x80081272
 _BLKZEROOUT = 0x127F
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _RWF_DSYNC = getattr(os, "RWF_DSYNC", 0)
-
-_LOCK_SECONDS = 0.5
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -197,24 +195,11 @@ class FileBackend(Backend):
 def lock_image(fd: int, path: str, *, shared: bool) -> None:
     """Keep every other host, and every other disk of this one, from writing an image that is in use.
 
-    The lock ends with the descriptor, so that a host that was killed leaves none. Readers share theirs. An open that
-    is refused is tried again for a moment: udev holds block devices as long while it looks at them, and so does a host
-    that is about to end. Raises :class:`BackendError`.
+    Readers share theirs. Raises :class:`BackendError`.
     """
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                use = "is written" if shared else "is in use"
-                raise BackendError(f"{path} {use} by another disk, of this host or of another one") from None
-            time.sleep(0.05)
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                return  # a file system without locks
-            raise
+    if not lock_file(fd, shared=shared):
+        use = "is written" if shared else "is in use"
+        raise BackendError(f"{path} {use} by another disk, of this host or of another one")
 
 
 def open_params(params: str, read_only: bool) -> FileBackend:
