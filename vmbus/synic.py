@@ -11,13 +11,14 @@ Sources: TLFS chapter 11; Linux ``include/asm-generic/hyperv-tlfs.h``, ``drivers
 
 from __future__ import annotations
 
-import os
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vmbus.atomics import AtomicView, CtypesAtomicView
 from vmbus.errors import VmbusError
+from vmbus.interrupt import BadInterrupt, Interrupt
 from vmbus.memory import PAGE_SIZE, GuestMemory
 from vmbus.wire.hypervisor import (
     EVENT_FLAG_COUNT,
@@ -36,6 +37,8 @@ MAX_QUEUED = 4096
 _ENABLE = 1
 _SINT_MASKED = 1 << 16
 _PAGE_MASK = ~0xFFF
+_CRASH_NOTIFY, _CRASH_MESSAGE = 1 << 63, 1 << 62
+"""In CRASH_CTL, when it is read: crashes are taken note of, and may have a message."""
 
 
 class SynicError(VmbusError):
@@ -57,16 +60,19 @@ class SynicMessage(NamedTuple):
 class SynicVp:
     """One virtual processor's synic, as the host keeps it.
 
-    ``interrupt`` is the pipe or eventfd that wakes the processor.  The registers are the guest's to set; what
-    they name is checked when it is used.
+    The registers are the guest's to set; what they name is checked when it is used.
     """
 
     def __init__(self, index: int, memory: GuestMemory, interrupt: int, *, has_polling_word: bool = False) -> None:
-        os.set_blocking(interrupt, False)  # the guest made it; a full one must not stop us
+        """``interrupt`` is the pipe or eventfd that wakes the processor, and stays the caller's.
+
+        Raises ``BadInterrupt``.
+        """
         self.index = index
         self.registers: dict[int, int] = {}
+        self._began = time.monotonic_ns()
         self._memory = memory
-        self._interrupt = interrupt
+        self._interrupt = Interrupt(interrupt)
         self._has_polling_word = has_polling_word
         self._messages: CtypesAtomicView | None = None
         self._message_page: memoryview | None = None
@@ -83,6 +89,8 @@ class SynicVp:
         if number == Msr.EOM:
             self._deliver_queued()
             return
+        if not Msr(number).is_known:
+            return
         if number == Msr.SIMP:
             self._drop_messages()
             if value & _ENABLE:
@@ -97,8 +105,16 @@ class SynicVp:
         self._deliver_queued()
 
     def get_register(self, number: int) -> int:
-        """What the guest last wrote; 0 for a register it never wrote."""
-        return self.registers.get(number, 0)
+        """What the processor is, what the host can do, or what the guest last wrote; 0 for every other register."""
+        match number:
+            case Msr.VP_INDEX:
+                return self.index
+            case Msr.TIME_REF_COUNT:
+                return (time.monotonic_ns() - self._began) // 100
+            case Msr.CRASH_CTL:
+                return _CRASH_NOTIFY | _CRASH_MESSAGE
+            case _:
+                return self.registers.get(number, 0)
 
     @property
     def queued(self) -> dict[int, int]:
@@ -157,10 +173,7 @@ class SynicVp:
 
     def interrupt(self) -> None:
         """Wake the processor."""
-        try:
-            os.eventfd_write(self._interrupt, 1)
-        except (OSError, ValueError):
-            pass  # the counter is at its limit: the processor is awake enough; or it was a pipe, and the guest is gone
+        self._interrupt.raise_()
 
     def _deliver_queued(self) -> None:
         for sint in self._queues:
@@ -215,9 +228,20 @@ class SynicVp:
         """Let the guest's memory and the interrupt go."""
         self._drop_messages()
         self._drop_flags()
-        if self._interrupt >= 0:
-            os.close(self._interrupt)
-            self._interrupt = -1
+        self._interrupt.close()
+
+
+def make_vps(memory: GuestMemory, interrupts: Sequence[int], *, has_polling_word: bool = False) -> list[SynicVp]:
+    """All processors of a guest, or none.  Raises ``BadInterrupt``; the descriptors stay the caller's."""
+    made: list[SynicVp] = []
+    try:
+        for index, interrupt in enumerate(interrupts):
+            made.append(SynicVp(index, memory, interrupt, has_polling_word=has_polling_word))
+    except BadInterrupt:
+        for vp in made:
+            vp.close()
+        raise
+    return made
 
 
 class GuestSynicVp:

@@ -8,7 +8,6 @@ than the recorded one is answered as well as can be, and each departure is told 
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -23,10 +22,11 @@ from dissectors.replay.script import ChannelScript, HostScript, Request, Said, m
 from vmbus.channel import Channel, ChannelIdentity
 from vmbus.errors import VmbusError
 from vmbus.gpadl import Gpadl, GpadlAssembler
+from vmbus.interrupt import BadInterrupt
 from vmbus.loop import Loop
 from vmbus.memory import GuestMemory, GuestMemoryError, MemoryInUse
 from vmbus.ring.pair import map_ring_pair
-from vmbus.synic import SynicVp
+from vmbus.synic import SynicVp, make_vps
 from vmbus.transport import listen, parse_address
 from vmbus.transport.server import GuestConnection, HelloRefused
 from vmbus.wire import control as c
@@ -131,7 +131,10 @@ class HostPlayer:
             self._memory = GuestMemory.attach(descriptors[0], hello.memory_size, hello.first_gpa)
         except GuestMemoryError as error:
             raise HelloRefused(FrameStatus.BAD_MEMORY, str(error)) from None
-        self._vps = [SynicVp(index, self._memory, os.dup(fd)) for index, fd in enumerate(descriptors[1:])]
+        try:
+            self._vps = make_vps(self._memory, descriptors[1:])
+        except BadInterrupt as error:
+            raise HelloRefused(FrameStatus.MALFORMED, str(error)) from None
         self._heard = time.monotonic()
         self._loop.call_later(_LOOK, self._look)
         return HelloReply()

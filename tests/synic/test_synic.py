@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from vmbus.memory import GuestMemory, OutsideGuestMemory
-from vmbus.synic import MAX_QUEUED, GuestSynicVp, MessageQueueFull, SynicVp
+from vmbus.synic import MAX_QUEUED, GuestSynicVp, MessageQueueFull, SynicVp, make_vps
 from vmbus.wire.hypervisor import Msr
 from vmbus.wire.partition import POLLING_WORD_OFFSET
 
@@ -21,7 +22,7 @@ class Ends:
     def __init__(self) -> None:
         self.memory = GuestMemory.create(1 << 20)
         self.interrupt = os.eventfd(0, os.EFD_NONBLOCK)
-        self.host = SynicVp(0, self.memory, os.dup(self.interrupt))
+        self.host = SynicVp(0, self.memory, self.interrupt)
         self.guest = GuestSynicVp(0, self.memory, 4, 5, lambda vp, number, value: self.host.set_register(number, value))
 
     def interrupts(self) -> int:
@@ -98,7 +99,7 @@ def test_another_process_delivers_what_the_slot_does_not_show(ends: Ends, delive
         assert ends.guest.take_message(SINT) is not None
     registers = dict(ends.host.registers)
     ends.host.close()
-    ends.host = SynicVp(0, ends.memory, os.dup(ends.interrupt))
+    ends.host = SynicVp(0, ends.memory, ends.interrupt)
     for number in numbers:
         ends.host.post_again(SINT, 1, bytes([number & 255]), number)
     for register, value in registers.items():
@@ -109,19 +110,28 @@ def test_another_process_delivers_what_the_slot_does_not_show(ends: Ends, delive
     assert received == [bytes([number & 255]) for number in numbers[delivered:]]
 
 
-def test_a_full_interrupt_pipe_of_a_guest_does_not_stop_its_host() -> None:
-    memory = GuestMemory.create(1 << 20)
-    read, write = os.pipe()
-    host = SynicVp(0, memory, write)
-    for _ in range(20_000):
-        host.interrupt()
-    host.close()
-    os.close(read)
-    memory.close()
+def test_registers_that_do_not_exist_are_not_kept(ends: Ends) -> None:
+    for number in (0, 0x40000200, 0xFFFFFFFF):
+        ends.host.set_register(number, 1)
+        assert ends.host.get_register(number) == 0
+    assert not ends.host.registers
+
+
+def test_a_processor_says_which_it_is_what_time_it_is_and_that_crashes_are_noted(ends: Ends) -> None:
+    memory, interrupts = ends.memory, [ends.interrupt] * 2
+    first, second = make_vps(memory, interrupts)
+    assert (first.get_register(Msr.VP_INDEX), second.get_register(Msr.VP_INDEX)) == (0, 1)
+    before = first.get_register(Msr.TIME_REF_COUNT)
+    time.sleep(0.01)
+    assert 100_000 <= first.get_register(Msr.TIME_REF_COUNT) - before < 10_000_000
+    first.set_register(Msr.CRASH_CTL, 1 << 63)
+    assert first.get_register(Msr.CRASH_CTL) == 0b11 << 62
+    for vp in (first, second):
+        vp.close()
 
 
 def test_a_guest_that_polls_its_flags_is_not_interrupted(ends: Ends) -> None:
-    ends.host = SynicVp(0, ends.memory, os.dup(ends.interrupt), has_polling_word=True)
+    ends.host = SynicVp(0, ends.memory, ends.interrupt, has_polling_word=True)
     ends.guest.enable(SINT)
     word = ends.memory.view(5 * 4096 + POLLING_WORD_OFFSET, 4)
     word[:] = b"\1\0\0\0"
@@ -136,7 +146,7 @@ def test_a_guest_that_polls_its_flags_is_not_interrupted(ends: Ends) -> None:
 
 def test_a_guest_that_polls_no_longer_when_its_flag_is_set_is_interrupted(ends: Ends) -> None:
     """It looks for the last time after it has said so: whoever asked before setting the flag would lose the event."""
-    ends.host = SynicVp(0, ends.memory, os.dup(ends.interrupt), has_polling_word=True)
+    ends.host = SynicVp(0, ends.memory, ends.interrupt, has_polling_word=True)
     ends.guest.enable(SINT)
     ends.memory.write(5 * 4096 + POLLING_WORD_OFFSET, b"\1\0\0\0")
     flags = ends.host._flags

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -86,6 +87,13 @@ class Recording:
             self._recorder.dump(file, "asked for by vmbus ctl")
         finally:
             self._host.loop.call_soon_threadsafe(self._watch)
+
+
+def _allow_descriptors() -> None:
+    """As many as this process may have at all: a guest can have a thousand sockets, each of which is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _disk_files(devices: Iterable[Device]) -> Iterator[Path]:
@@ -193,6 +201,7 @@ def command(
         raise typer.BadParameter(f"--max-version {max_version}: VMBus has {', '.join(versions)}")
     address = parse_address(listen, schemes=("unix",))
     latency = None if monitor_latency is None else 10 * monitor_latency
+    _allow_descriptors()
     with contextlib.ExitStack() as stack:
         unused = stack.enter_context(contextlib.ExitStack())
         # First: a host that is about to end lets its state go when it has let everything else go.

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Self
 from vmbus.errors import VmbusError
 from vmbus.host.ctl_commands import Arguments, CtlCommands, CtlError, Slow
 from vmbus.loop import Timer
-from vmbus.transport.address import Address, AddressError, listen
+from vmbus.transport.address import Address, AddressError
+from vmbus.transport.listening import Listener
 
 if TYPE_CHECKING:
     from vmbus.host.server import Host
@@ -67,14 +68,9 @@ class CtlSocket:
         self.loop = host.loop
         self.address = ctl_address(address)
         self.clients: set[_Client] = set()
-        self._listener = listen(self.address, mode=0o600)
-        self.loop.watch(self._listener.fileno(), self._accept)
+        self._listener = Listener(self.loop, self.address, self._take)
 
-    def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
+    def _take(self, connection: socket.socket) -> None:
         if len(self.clients) >= MAX_CLIENTS:
             connection.close()
             return
@@ -84,9 +80,7 @@ class CtlSocket:
         """Disconnect every client and remove the socket's file."""
         for client in list(self.clients):
             client.close()
-        self.loop.unwatch(self._listener.fileno())
         self._listener.close()
-        self.address.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +102,6 @@ class _Client:
         self._is_busy = False
         self._patience: Timer | None = None
         self._is_open = True
-        connection.setblocking(False)
         server.loop.watch(connection.fileno(), self._ready)
 
     def _ready(self) -> None:

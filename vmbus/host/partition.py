@@ -7,7 +7,6 @@ that breaks a rule of the control plane is answered as the rules say.  Its chann
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -22,8 +21,9 @@ from vmbus.errors import VmbusError
 from vmbus.host.bus import DeviceSlot
 from vmbus.host.channels import PartitionChannels
 from vmbus.host.servicing import Servicing, TakeOver
+from vmbus.interrupt import BadInterrupt
 from vmbus.memory import PAGE_SIZE, GuestMemory, GuestMemoryError, MemoryInUse
-from vmbus.synic import SynicVp
+from vmbus.synic import make_vps
 from vmbus.tap import Direction, NoteKind
 from vmbus.transport.server import HelloRefused
 from vmbus.wire.control_values import (
@@ -92,9 +92,10 @@ class HostPartition(PartitionChannels):
         )
         self.guest_id = hello.guest_id
         polls = bool(hello.features & PartitionFeatures.POLLING_WORD)
-        self.vps = [
-            SynicVp(index, self.memory, os.dup(fd), has_polling_word=polls) for index, fd in enumerate(descriptors[1:])
-        ]
+        try:
+            self.vps = make_vps(self.memory, descriptors[1:], has_polling_word=polls)
+        except BadInterrupt as error:
+            raise HelloRefused(FrameStatus.MALFORMED, str(error)) from None
         servicing = self.host.servicing
         if servicing is not None and servicing.has_state_of(hello.guest_id):
             self._resume(servicing)

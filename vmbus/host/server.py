@@ -18,7 +18,8 @@ from vmbus.host.partition import HostPartition
 from vmbus.host.servicing import Servicing
 from vmbus.loop import Loop
 from vmbus.tap import NoteKind, Tap
-from vmbus.transport import Address, listen
+from vmbus.transport import Address
+from vmbus.transport.listening import Listener
 from vmbus.transport.server import GuestConnection, HelloRefused
 from vmbus.wire.control_values import ALL_VERSIONS, Version
 from vmbus.wire.partition import FrameStatus
@@ -72,8 +73,7 @@ class Host:
         self.guests_served = 0
         self._is_stopping = False
         self._on_guest = on_guest
-        self._listener: socket.socket | None = None
-        self._address: Address | None = None
+        self._listener: Listener | None = None
         self._connection: GuestConnection | None = None
         self._waiting: list[GuestConnection] = []
         self.loop.on_error = self._internal_error
@@ -127,17 +127,7 @@ class Host:
 
     def listen(self, address: Address) -> None:
         """Wait for guests at ``address``.  Raises ``AddressError``."""
-        self._listener = listen(address)
-        self._address = address
-        self.loop.watch(self._listener.fileno(), self._acceptable)
-
-    def _acceptable(self) -> None:
-        assert self._listener is not None
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        self.accept(connection)
+        self._listener = Listener(self.loop, address, self.accept)
 
     def accept(self, connection: socket.socket) -> None:
         """Take a connected socket as a guest's; the host owns it from now on."""
@@ -220,10 +210,8 @@ class Host:
         self.disconnect_guest("the host stops")
         for connection in tuple(self._waiting):
             connection.close("the host stops")
-        if self._listener is not None and self._address is not None:
-            self.loop.unwatch(self._listener.fileno())
+        if self._listener is not None:
             self._listener.close()
-            self._address.path.unlink(missing_ok=True)
             self._listener = None
         for slot in self.slots:
             slot.device.close()

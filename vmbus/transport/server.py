@@ -124,9 +124,6 @@ class GuestConnection:
         if not data:
             self.close("the guest closed its connection")
             return
-        if len(self._descriptors) > MOST_DESCRIPTORS:
-            self.close(f"more than {MOST_DESCRIPTORS} descriptors came, and no hello")
-            return
         try:
             for frame in self._frames.feed(data):
                 if not self.is_open:
@@ -134,6 +131,9 @@ class GuestConnection:
                 self._handle(frame)
         except VmbusError as error:
             self.close(str(error))
+            return
+        if self._descriptors:
+            self.close("descriptors came without a whole hello")
 
     def catch_up(self, rounds: int = 64) -> None:
         """Read what has arrived: if that is the end of the stream, the connection is closed when this returns."""

@@ -26,7 +26,8 @@ from vmbus.devices.hvsocket.connection import SocketConnection
 from vmbus.devices.hvsocket.hybrid import MAX_REQUEST, BadConnectRequest, listener_paths, parse_connect
 from vmbus.errors import VmbusError
 from vmbus.loop import Loop, Timer
-from vmbus.transport.address import Address, listen
+from vmbus.transport.address import Address
+from vmbus.transport.listening import Listener
 
 OPEN_SECONDS = 5.0
 """So long may the guest take to open the channel that it asked for."""
@@ -74,9 +75,7 @@ class VsockRelay:
         self._asking: set[_Asking] = set()
         self._wishes: deque[_Wish] = deque()
         self._next_turn: Timer | None = None
-        self._address = Address("unix", str(path))
-        self._listener = listen(self._address, backlog=BACKLOG)
-        host.loop.watch(self._listener.fileno(), self._accept)
+        self._listener = Listener(host.loop, Address("unix", str(path)), self._take, backlog=BACKLOG)
 
     @property
     def connections(self) -> list[SocketConnection]:
@@ -89,12 +88,7 @@ class VsockRelay:
 
     # To the guest
 
-    def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        connection.setblocking(False)
+    def _take(self, connection: socket.socket) -> None:
         if self._is_full or not self._host.has_guest:
             connection.close()
             return
@@ -153,7 +147,11 @@ class VsockRelay:
 
     def _settle(self, wish: _Wish) -> bool:
         """Connect and offer the channel, or refuse; False if neither can be done yet."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError:  # the table of descriptors is full
+            wish.refuse()
+            return True
         problem = self._connect(connection, wish.service_id)
         if problem == 0:
             device = SocketConnection(
@@ -235,9 +233,7 @@ class VsockRelay:
 
     def close(self) -> None:
         """Take no more connections, and end those that there are."""
-        self._host.loop.unwatch(self._listener.fileno())
         self._listener.close()
-        self._path.unlink(missing_ok=True)
         self.guest_left()
 
 
