@@ -226,11 +226,11 @@ class GuestConnection:
             return
         self.is_open = False
         self._patience.cancel()
-        self._loop.unwatch(self._socket.fileno())
-        self._socket.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
         if self._host is not None:
             self._host.disconnected(reason)
         else:
