@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Show a capture or a live stream in the terminal."""
     limit = parse_size(spool) if spool else 0
-    if not sys.stdout.isatty():
+    if not _is_served() and not sys.stdout.isatty():
         raise NoTerminal("this is not a terminal; 'vmbus read' prints the same records as text")
     from tui.feed import Feed
 
@@ -52,7 +52,7 @@ def show(feed: Feed, title: str = "", *, abandon: Callable[[], None] = lambda: N
     """
     if not feed.store.is_live:
         check(feed.source)
-    if not sys.stdin.isatty():
+    if not _is_served() and not sys.stdin.isatty():
         _keys_from_terminal()
     from tui.app import VmbusApp
 
@@ -97,6 +97,11 @@ def check(source: str) -> None:
     from vmbus.capture.reader import CaptureReader
 
     next(iter(CaptureReader(source)), None)
+
+
+def _is_served() -> bool:
+    """Whether another program draws and hands over the keys: textual-serve, in a browser."""
+    return "TEXTUAL_DRIVER" in os.environ
 
 
 def _keys_from_terminal() -> None:

@@ -204,3 +204,24 @@ def test_a_feed_stops_in_the_middle_of_a_large_file(script: Script, tmp_path: Pa
 def test_a_feed_of_nothing_says_so() -> None:
     with pytest.raises(VmbusError, match="cannot open"):
         Feed("/does/not/exist")
+
+
+def test_it_draws_for_a_browser_without_a_terminal(tmp_path: Path) -> None:
+    file = Script().write(tmp_path / "c.pcapng")
+    environment = {
+        **os.environ,
+        "TEXTUAL_DRIVER": "textual.drivers.web_driver:WebDriver",
+        "COLUMNS": "100",
+        "ROWS": "30",
+    }
+    with subprocess.Popen(
+        [*VMBUS, "tui", str(file)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as served:
+        assert served.stdout is not None
+        assert served.stdout.readline() == b"__GANGLION__\n"
+        assert served.stdout.read(1) == b"D"  # what is drawn, in pieces with a length each
+        served.terminate()

@@ -88,6 +88,10 @@ def run(
     ] = None,
     gdb: Annotated[bool, typer.Option("--gdb", help="Run the kernel under gdb, with line numbers.")] = False,
     python: Annotated[bool, typer.Option("--python", help="The Python guest instead, with no kernel at all.")] = False,
+    processors: Annotated[
+        int,
+        typer.Option(min=1, max=64, metavar="N", help="Of the Python guest; it uses as many channels of each device."),
+    ] = 1,
     pause: Annotated[
         float, typer.Option("--pause", min=0, metavar="SECONDS", help="Between two rounds of the Python guest.")
     ] = 0.0,
@@ -101,9 +105,14 @@ def run(
     if bool(host) == (root is not None):
         raise typer.BadParameter("give the address of a host, unix:PATH, or --root IMAGE, and not both")
     if python:
+        if command or script or initramfs or root or append or console or reconnect or gdb or debug:
+            raise typer.BadParameter("--python takes --timeout, --processors and --pause; the others are Linux's")
         from vmbus.guest import program
 
-        raise typer.Exit(program.run(host, seconds=float("inf") if timeout is None else timeout, pause=pause))
+        seconds = float("inf") if timeout is None else timeout
+        raise typer.Exit(program.run(host, seconds=seconds, pause=pause, processors=processors))
+    if processors > 1 or pause:
+        raise typer.BadParameter("--processors and --pause are about the guest of --python")
     if console is not None:
         check_output(console, Path(kernel), *(file for file in (script, root) if file is not None))
     variant = Variant.DEBUG if debug else Variant.GDB if gdb else Variant.PLAIN

@@ -30,10 +30,28 @@ class Mismatch(VmbusError):
     """What came back is not what was sent."""
 
 
+def spread_drivers(channels: int) -> tuple[type[StorageDriver], type[NetworkDriver]]:
+    """Drivers that ask for so many channels of each device, which are spread over the processors."""
+
+    class Storage(StorageDriver):
+        def __init__(self) -> None:
+            super().__init__(subchannels=channels - 1)
+
+    class Network(NetworkDriver):
+        def __init__(self) -> None:
+            super().__init__(queues=channels)
+
+    return Storage, Network
+
+
 @contextmanager
-def booted_guest(address: str, **options: object) -> Iterator[Guest]:
-    """A guest with a driver for every storage and network device of the host at ``address``."""
-    guest = Guest(connect(parse_address(address)), drivers=(StorageDriver, NetworkDriver), **options)  # type: ignore[arg-type]
+def booted_guest(address: str, *, vp_count: int = 1, **options: object) -> Iterator[Guest]:
+    """A guest with a driver for every storage and network device of the host at ``address``.
+
+    The devices are asked for a channel for each of the ``vp_count`` processors.
+    """
+    drivers = spread_drivers(vp_count)
+    guest = Guest(connect(parse_address(address)), drivers=drivers, vp_count=vp_count, **options)  # type: ignore[arg-type]
     try:
         guest.boot()
         yield guest
@@ -50,11 +68,10 @@ class Workload:
         self.rounds = 0
         self.disk: Disk | None = None
         self.card: NetworkCard | None = None
-        kinds = [type(driver) for driver in guest.drivers]
-        if StorageDriver in kinds:
+        if any(isinstance(driver, StorageDriver) for driver in guest.drivers):
             link = guest.bus.wait(guest.driver(StorageDriver).ready)
             self.disk = Disk(link, guest.pages, guest.bus.wait).open()
-        if NetworkDriver in kinds:
+        if any(isinstance(driver, NetworkDriver) for driver in guest.drivers):
             driver: NetworkDriver = guest.driver(NetworkDriver)
             guest.bus.wait(driver.ready)
             self.card = NetworkCard(guest.bus, driver, ADDRESS)
@@ -101,12 +118,12 @@ class Workload:
             raise self._guest.gone
 
 
-def run(address: str, *, seconds: float = float("inf"), pause: float = 0.0) -> int:
+def run(address: str, *, seconds: float = float("inf"), pause: float = 0.0, processors: int = 1) -> int:
     """Boot, do rounds for ``seconds``, unload; the exit status."""
-    with booted_guest(address) as guest:
+    with booted_guest(address, vp_count=processors) as guest:
+        workload = Workload(guest)
         print(f"connected: VMBus {guest.control.version.number if guest.control.version else '?'}, ", end="")
         print(f"{len(guest.offers)} channels offered", flush=True)
-        workload = Workload(guest)
         try:
             workload.run(seconds, pause=pause)
         finally:
