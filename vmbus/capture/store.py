@@ -23,6 +23,7 @@ import os
 import stat
 import struct
 import tempfile
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Self
@@ -105,6 +106,7 @@ class CaptureStore:
         self.is_full = False
         """Whether there was more than ``spool_limit``."""
         self._fd = fd
+        self._close_file = weakref.finalize(self, os.close, fd)
         self._source = source
         self._is_windowed = windowed
         self._spool_limit = spool_limit
@@ -154,7 +156,7 @@ class CaptureStore:
         if self._source is not None:
             self._source.close()
             self._source = None
-        os.close(self._fd)
+        self._close_file()
 
     # Reading
 
