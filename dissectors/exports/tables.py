@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,10 +27,28 @@ def export_json(items: Iterable[Decoded], target: TextIO) -> int:
     return count
 
 
-def row_of(item: Decoded) -> tuple[Any, ...]:
-    """The columns of a record in the Parquet table: see :data:`PARQUET_COLUMNS`."""
-    latency = item.latency_ns
-    return (
+PARQUET_COLUMNS = {
+    "number": "UBIGINT",
+    "time_ns": "BIGINT",
+    "kind": "VARCHAR",
+    "direction": "UTINYINT",
+    "channel": "UINTEGER",
+    "device": "VARCHAR",
+    "protocol": "VARCHAR",
+    "transaction": "UBIGINT",
+    "request": "UBIGINT",
+    "latency_ns": "BIGINT",
+    "bytes": "UBIGINT",
+    "summary": "VARCHAR",
+    "layers": "JSON",
+}
+"""The columns of the Parquet table, and their types in DuckDB."""
+
+
+def row_of(item: Decoded) -> dict[str, Any]:
+    """A record's row: a value for each of :data:`PARQUET_COLUMNS`."""
+    is_answer = item.request is not None
+    values = (
         item.number,
         item.time_ns,
         item.kind_name,
@@ -36,42 +56,48 @@ def row_of(item: Decoded) -> tuple[Any, ...]:
         item.channel_id,
         item.channel.name if item.channel is not None else None,
         item.protocol,
-        item.transaction_id if item.packet_type or item.request is not None else None,
+        item.transaction_id if item.packet_type or is_answer else None,
         item.request.number if item.request is not None else None,
-        latency if item.request is not None else None,
+        item.latency_ns if is_answer else None,
         item.volume,
         item.summary,
-        json.dumps({k: v for layer in record_json(item)["layers"] for k, v in layer.items()}),
+        _by_name(record_json(item)["layers"]),
     )
+    return dict(zip(PARQUET_COLUMNS, values, strict=True))
 
 
-PARQUET_COLUMNS = (
-    "number UBIGINT, time_ns BIGINT, kind VARCHAR, direction UTINYINT, channel UINTEGER, device VARCHAR, "
-    "protocol VARCHAR, transaction UBIGINT, request UBIGINT, latency_ns BIGINT, bytes UBIGINT, summary VARCHAR, "
-    "layers JSON"
-)
-_BATCH = 2000
+def _by_name(layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fields of each layer by its format; of a format's second layer, by the name and a number behind it."""
+    found: dict[str, Any] = {}
+    seen: Counter[str] = Counter()
+    for layer in layers:
+        for name, fields in layer.items():
+            seen[name] += 1
+            found[name if seen[name] == 1 else f"{name} {seen[name]}"] = fields
+    return found
 
 
 def export_parquet(items: Iterable[Decoded], path: Path) -> int:
-    """One row for each record; ``layers`` holds its fields as JSON.  Returns how many rows."""
+    """One row for each record; ``layers`` holds its fields as JSON.  Returns how many rows.
+
+    The rows go through a temporary file of JSON lines, which DuckDB reads much faster than it takes rows one by one from
+    Python, and without keeping them.
+    """
     try:
         import duckdb
     except ImportError:
         raise NeedsDuckDb("Parquet needs DuckDB: pip install 'vmbus[analysis]'") from None
-    database = duckdb.connect()
-    database.execute(f"CREATE TABLE records ({PARQUET_COLUMNS})")
-    marks = ", ".join("?" * len(PARQUET_COLUMNS.split(",")))
     count = 0
-    batch: list[tuple[Any, ...]] = []
-    for item in items:
-        batch.append(row_of(item))
-        count += 1
-        if len(batch) == _BATCH:
-            database.executemany(f"INSERT INTO records VALUES ({marks})", batch)  # noqa: S608 - only question marks
-            batch.clear()
-    if batch:
-        database.executemany(f"INSERT INTO records VALUES ({marks})", batch)  # noqa: S608 - only question marks
-    quoted = str(path).replace("'", "''")
-    database.execute(f"COPY records TO '{quoted}' (FORMAT PARQUET)")
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl") as rows:
+        for item in items:
+            rows.write(json.dumps(row_of(item)) + "\n")
+            count += 1
+        rows.flush()
+        columns = ", ".join(f"{name}: '{kind}'" for name, kind in PARQUET_COLUMNS.items())
+        source = f"read_json({_quoted(rows.name)}, format = 'newline_delimited', columns = {{{columns}}})"
+        duckdb.connect().execute(f"COPY (FROM {source}) TO {_quoted(path)} (FORMAT PARQUET)")
     return count
+
+
+def _quoted(text: object) -> str:
+    return "'" + str(text).replace("'", "''") + "'"

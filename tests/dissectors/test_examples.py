@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from dissectors.engine import Session
+from dissectors.engine.source import decode_capture
+from dissectors.exports.tables import export_parquet
 from dissectors.filters import Filter
 from dissectors.rules import RULES
 from vmbus.capture.reader import read_records
@@ -62,6 +65,15 @@ def test_the_example_of_conversations_prints_commands(capsys: pytest.CaptureFixt
     names = {"session": Session(), "read_records": read_records}
     exec(compile(program.replace("traffic.pcapng", str(capture)), "example", "exec"), names)
     assert "WRITE_10 lba" in capsys.readouterr().out
+
+
+def test_the_query_of_a_parquet_table_finds_commands(tmp_path: Path) -> None:
+    export_parquet(
+        decode_capture(str(ROOT / "captures" / "disk-6.12" / "capture.pcapng")), tmp_path / "traffic.parquet"
+    )
+    (query,) = blocks("dissectors.md", "sql")
+    found = duckdb.connect().execute(query.replace("traffic.parquet", str(tmp_path / "traffic.parquet"))).fetchall()
+    assert {"READ_10", "WRITE_10"} < {command for command, _, _ in found}
 
 
 def test_every_filter_that_is_shown_compiles() -> None:

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 import duckdb
+import pytest
 from scapy.layers.l2 import ARP, Ether
 from scapy.utils import rdpcap
 
+from dissectors.engine import Decoded, Session
 from dissectors.engine.source import decode_capture
 from dissectors.exports.disk import export_disk
 from dissectors.exports.ethernet import export_frames
@@ -17,9 +19,10 @@ from dissectors.exports.scrub import scrub
 from dissectors.exports.sockets import export_sockets
 from dissectors.exports.tables import export_json, export_parquet
 from dissectors.testing import GUEST, HOST, Script
-from vmbus.wire import guids
+from vmbus.wire import guids, vstor
 from vmbus.wire.capture import NoteKind
 from vmbus.wire.ring import PipeHeader, PipePacketType
+from vmbus.wire.schema import Buffer
 
 
 def test_ethernet_frames_become_an_ordinary_capture(card: Script, tmp_path: Path) -> None:
@@ -38,6 +41,16 @@ def test_blocks_of_a_disk_lie_at_their_places(disk: Script) -> None:
     assert len(image.getvalue()) == 2048 * 512 + 256
 
 
+def test_a_block_that_no_file_has_a_place_for_is_left_out(disk: Script) -> None:
+    far = vstor.ScsiRequest(cdb=b"\x8a\0" + b"\x7f" * 8 + b"\0\0\0\1\0\0", cdb_length=16, data_length=512)
+    request = vstor.VstorRequest(operation=vstor.VstorOperation.EXECUTE_SRB, body=far)
+    disk.packet(GUEST, 3, request, transaction=9, wants_completion=True)
+    disk.external(GUEST, 3, b"far out".ljust(512), transaction=9)
+    image = io.BytesIO()
+    found = export_disk(disk.decode(), image)
+    assert (found.requests, found.beyond) == (1, 1) and b"far out" not in image.getvalue()
+
+
 def test_streams_of_a_socket_are_put_together(script: Script, tmp_path: Path) -> None:
     script.offer(7, guids.vsock_service(22))
     script.open(7)
@@ -45,6 +58,11 @@ def test_streams_of_a_socket_are_put_together(script: Script, tmp_path: Path) ->
         script.packet(sender, 7, PipeHeader(packet_type=PipePacketType.DATA, length=len(text)).build() + text)
     guest, host = sorted(export_sockets(script.decode(), tmp_path))
     assert (guest.read_bytes(), host.read_bytes()) == (b"hello", b"yes")
+
+
+def test_no_folder_is_made_for_streams_that_are_not_there(disk: Script, tmp_path: Path) -> None:
+    assert export_sockets(disk.decode(), tmp_path / "streams") == []
+    assert not (tmp_path / "streams").exists()
 
 
 def test_both_streams_of_a_real_socket_are_whole(tmp_path: Path) -> None:
@@ -67,6 +85,20 @@ def test_records_become_rows_of_parquet(disk: Script, tmp_path: Path) -> None:
     assert duckdb.connect().execute(query).fetchone() == (6, 2000)
 
 
+def test_no_records_are_an_empty_table(tmp_path: Path) -> None:
+    path = tmp_path / "records.parquet"
+    assert export_parquet([], path) == 0
+    assert duckdb.connect().execute(f"SELECT count(*) FROM '{path}'").fetchone() == (0,)
+
+
+def test_a_record_with_two_layers_of_a_format_keeps_both_in_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "records.parquet"
+    capture = Path(__file__).parents[2] / "captures" / "fault-ex-34-short-indication" / "capture.pcapng"
+    export_parquet(decode_capture(str(capture)), path)
+    query = f"SELECT count(layers->'RndisReceivedMessage'), count(layers->'RndisReceivedMessage 2') FROM '{path}'"
+    assert duckdb.connect().execute(query).fetchone() == (1, 1)
+
+
 def test_a_scrubbed_capture_keeps_its_structure_and_no_payload(card: Script, tmp_path: Path) -> None:
     card.note("login: root", NoteKind.CONSOLE)
     source, target = card.write(tmp_path / "a.pcapng"), tmp_path / "b.pcapng"
@@ -79,3 +111,19 @@ def test_a_scrubbed_capture_keeps_its_structure_and_no_payload(card: Script, tmp
         bytes(item.data) for item in after if "PACKET 0" in item.summary
     )
     assert b"root" not in target.read_bytes() and b"login" in source.read_bytes()
+
+
+def test_a_scrub_that_is_not_finished_leaves_nothing_private(card: Script, tmp_path: Path) -> None:
+    card.note("login: root", NoteKind.CONSOLE)
+    card.note("the last one")
+    source, target = card.write(tmp_path / "a.pcapng"), tmp_path / "b.pcapng"
+
+    class Interrupted(Session):
+        def feed_bytes(self, data: Buffer, time_ns: int, number: int | None = None) -> Decoded:
+            if number == len(card.records):
+                raise KeyboardInterrupt
+            return super().feed_bytes(data, time_ns, number)
+
+    with pytest.raises(KeyboardInterrupt):
+        scrub(source, target, Interrupted())
+    assert b"root" not in target.read_bytes() and target.stat().st_size > 1000
