@@ -80,7 +80,7 @@ def _by_name(layers: list[dict[str, Any]]) -> dict[str, Any]:
 def export_parquet(items: Iterable[Decoded], path: Path) -> int:
     """One row for each record; ``layers`` holds its fields as JSON.  Returns how many rows.
 
-    The rows go through a temporary file of JSON lines, which DuckDB reads much faster than it takes rows one by one from
+    The rows go through a temporary file of JSON lines, which DuckDB reads much faster than it takes single rows from
     Python, and without keeping them.
     """
     try:
