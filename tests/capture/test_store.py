@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from vmbus.capture import blocks, encode
+from vmbus.capture import blocks, encode, gather
 from vmbus.capture.columns import BYTES_PER_RECORD, Columns, RecordMark
 from vmbus.capture.reader import Damage, NotACapture, Record, read_records
 from vmbus.capture.recorder import Recorder, RecordingPlan
@@ -54,7 +56,6 @@ def test_every_column_is_what_the_record_says(sample: Path) -> None:
     assert_same(store, sample)
     for index in range(len(store)):
         record = store.record(index)
-        assert store.interfaces[store.columns.interface[index]].name == record.interface.name
         assert store.columns.direction[index] == record.direction
         if isinstance(record.header, PacketRecord):
             descriptor = PacketDescriptor.parse(record.body)
@@ -114,8 +115,40 @@ def test_sections_of_a_joined_file_keep_their_own_interfaces(sample: Path, tmp_p
     path = tmp_path / "joined.pcapng"
     path.write_bytes(sample.read_bytes() * 3)
     store = indexed(path)
-    assert (len(store.sections), len(store.interfaces)) == (3, 6)
+    assert [len(section.interfaces) for section in store.sections] == [2, 2, 2]
     assert_same(store, path)
+
+
+def test_interfaces_may_be_described_among_packets(tmp_path: Path) -> None:
+    note = encode.note(1, NoteKind.TEXT, "a note")[28:-12]
+    ethernet, ours = blocks.interface_description("eth0", link_type=1), blocks.interface_description("channel 3")
+    coarse = blocks.interface_description("coarse").replace(b"\x09\0\x01\0\x09", b"\x09\0\x01\0\x06")
+    pieces = [blocks.section_header(), ours]
+    for described in (b"", ethernet, ours, coarse):
+        pieces += [described, *(blocks.enhanced_packet(number, 7, note, direction=1) for number in range(5))]
+    path = tmp_path / "mixed.pcapng"
+    path.write_bytes(b"".join(pieces))
+    store = indexed(path)
+    assert_same(store, path)
+    assert np.count_nonzero(store.columns.kind == 0) == 3
+    assert np.count_nonzero(store.columns.time == 7000) == 1
+
+
+def test_a_thousand_interfaces_among_packets_cost_no_more_than_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sizes = tmp_path / "sockets.pcapng", []
+    note = encode.note(1, NoteKind.TEXT, "a note")[28:-12]
+    pieces = (blocks.interface_description("a socket") + blocks.enhanced_packet(n, n, note) for n in range(1000))
+    path.write_bytes(blocks.section_header() + b"".join(pieces))
+
+    def counted(words: gather.Words, index: NDArray[np.int64], *rest: Any) -> Any:
+        sizes.append(len(index))
+        return gather.gather(words, index, *rest)
+
+    monkeypatch.setattr("vmbus.capture.store.gather", counted)
+    assert_same(indexed(path), path)
+    assert sizes == [1000]
 
 
 def test_comments_and_losses_are_marked(tmp_path: Path) -> None:
@@ -133,7 +166,7 @@ def test_a_live_stream_is_indexed_as_it_comes(tmp_path: Path, conversation: dict
     with Recorder(RecordingPlan(stream=str(path))) as recorder:
         store = CaptureStore.open(f"unix:{path}")
         deadline = time.monotonic() + 10
-        while not store.interfaces and time.monotonic() < deadline:
+        while not store.sections and time.monotonic() < deadline:
             store.update()
         conversation["talk"](recorder.tap)
         while len(store) < 29 and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""The columns of a capture's index: 44 bytes for each record, as numpy arrays that grow.
+"""The columns of a capture's index: 42 bytes for each record, as numpy arrays that grow.
 
 A view of a column that somebody holds stays what it was when more records come.
 """
@@ -19,7 +19,6 @@ COLUMNS: dict[str, str] = {
     "channel": "<u4",
     "length": "<u4",
     "original_length": "<u4",
-    "interface": "<u2",
     "kind": "u1",
     "direction": "u1",
     "subtype": "<u2",
@@ -29,8 +28,8 @@ COLUMNS: dict[str, str] = {
 
 ``offset``: where the record's block starts in the file. ``time``: nanoseconds since 1970. ``transaction_id``: of
 packets and external data, else 0. ``length``: bytes of pseudo-header and body in the file, ``original_length``:
-before they were cut. ``interface``: index into the store's list. ``kind``: ``RecordKind``, 0 if the record is not
-ours. ``subtype``: a packet's type, a control message's type, a note's kind. ``flags``: :class:`RecordMark`.
+before they were cut. ``kind``: ``RecordKind``, 0 if the record is not ours. ``subtype``: a packet's type, a control
+message's type, a note's kind. ``flags``: :class:`RecordMark`.
 """
 
 BYTES_PER_RECORD = sum(np.dtype(kind).itemsize for kind in COLUMNS.values())
@@ -49,6 +48,10 @@ class RecordMark(IntFlag):
     """A packet that asks for a completion."""
     HAS_OPTIONS = 8
     """Its block says more than the direction: a comment, or how many records were lost before it."""
+
+
+UNUSUAL = int(RecordMark.PROBLEM | RecordMark.HAS_OPTIONS)
+"""Of a record with one of these marks the bytes alone do not say all: :meth:`CaptureStore.record` does."""
 
 
 class Columns:

@@ -6,14 +6,14 @@ are those of pcapng's enhanced packet block and of ``vmbus.wire.capture``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vmbus.capture.columns import RecordMark
-from vmbus.capture.reader import Interface, Record
+from vmbus.capture.reader import Interface, Record, Section
 from vmbus.wire.capture import (
     HEADER_SIZE,
     LINK_TYPE,
@@ -28,9 +28,6 @@ from vmbus.wire.ring import PacketDescriptor, PacketFlags
 
 Words = NDArray[np.uint32]
 
-UNKNOWN_INTERFACE = 0xFFFF
-"""In the interface column: the section describes no such interface."""
-
 _PLAIN_BLOCK = 32 + 12  # bytes beside the data of a block whose options are the direction flags and the end mark
 _HEADER = 7  # where a block's record begins, in words
 _SNAPSHOT, _HAS_OPTIONS = np.uint16(RecordMark.SNAPSHOT), np.uint16(RecordMark.HAS_OPTIONS)
@@ -38,13 +35,12 @@ _PROBLEM, _WANTS_COMPLETION = np.uint16(RecordMark.PROBLEM), np.uint16(RecordMar
 
 
 def gather(
-    words: Words, index: NDArray[np.int64], interfaces: Sequence[Interface], first_interface: int, base: int = 0
+    words: Words, index: NDArray[np.int64], section: Section, described: NDArray[np.int64] | int, base: int = 0
 ) -> dict[str, NDArray[Any] | int]:
     """The columns of the enhanced packet blocks that start at ``index`` in ``words``.
 
-    The blocks have been checked: whole, with two equal lengths. ``interfaces`` are the section's, and
-    ``first_interface`` is the number that the first of them has in the interface column. ``base`` is where in the file
-    the words start.
+    The blocks have been checked: whole, with two equal lengths. ``described`` is how many interfaces the ``section``
+    had described before each of them. ``base`` is where in the file the words start.
     """
     last = len(words) - 1
     # A short block at the file's end must not make us look beyond it; what is read there is masked out below.
@@ -58,13 +54,16 @@ def gather(
 
     length, number, stated = word(index + 1), word(index + 2), word(index + 5)
     captured = np.minimum(stated, np.maximum(length, 32) - 32)
+    ticks = (word(index + 3).astype(np.uint64) << np.uint64(32)) | word(index + 4)
     first, second = word(index + _HEADER), word(index + _HEADER + 1)
     kind = first >> 8 & 0xFF
     header_size = (first >> 16).astype(np.int64)
     is_known_kind = (kind >= RecordKind.MESSAGE) & (kind <= RecordKind.NOTE)
-    is_described = number < len(interfaces)
+    is_described: NDArray[np.bool_] = number < described
+    unusual = [] if section.is_as_we_write_it else _unusual(number[is_described], section)
+    foreign = [other.number for other in unusual if other.link_type != LINK_TYPE]
     is_sound = (
-        _of_our_link_type(number, interfaces)
+        ~(is_described & np.isin(number, foreign))
         & (captured >= RecordHeader.SIZE)
         & (first & 0xFF == VERSION)
         & (header_size <= captured)
@@ -92,12 +91,11 @@ def gather(
     subtype[note] = word(index[note] + _HEADER + 4) & 0xFFFF
     return {
         "offset": (index.astype(np.uint64) << np.uint64(2)) + np.uint64(base),
-        "time": _times(number, (word(index + 3).astype(np.uint64) << np.uint64(32)) | word(index + 4), interfaces),
+        "time": _times(ticks, ((other, is_described & (number == other.number)) for other in unusual)),
         "transaction_id": transaction_id,
         "channel": np.where(is_sound, word(index + _HEADER + 2), 0),
         "length": captured,
         "original_length": word(index + 6),
-        "interface": np.where(is_described, number + first_interface, UNKNOWN_INTERFACE),
         "kind": np.where(is_sound, kind, 0),
         "direction": np.where(is_sound, second & 0xFF, 0),
         "subtype": subtype,
@@ -105,28 +103,23 @@ def gather(
     }
 
 
-def _of_our_link_type(number: Words, interfaces: Sequence[Interface]) -> NDArray[np.bool_]:
-    """Which records are on interfaces of our link type; an interface that is not described is taken for ours."""
-    if all(interface.link_type == LINK_TYPE for interface in interfaces):
-        return np.ones(len(number), np.bool_)
-    ours = np.array([interface.link_type == LINK_TYPE for interface in interfaces])
-    return np.where(number < len(interfaces), ours[np.minimum(number, len(interfaces) - 1)], True)
+def _unusual(number: Words, section: Section) -> list[Interface]:
+    """The interfaces of some records that are not as we write them: of another link type, or with another clock."""
+    found = [section.interfaces[place] for place in np.unique(number).tolist()]
+    return [interface for interface in found if not interface.is_as_we_write_it]
 
 
-def _times(number: Words, ticks: NDArray[np.uint64], interfaces: Sequence[Interface]) -> NDArray[np.int64]:
-    """Time stamps in nanoseconds."""
+def _times(ticks: NDArray[np.uint64], unusual: Iterable[tuple[Interface, NDArray[np.bool_]]]) -> NDArray[np.int64]:
+    """Time stamps in nanoseconds; ``unusual`` are interfaces with other clocks, and which records are theirs."""
     times = np.minimum(ticks, np.uint64(2**63 - 1)).astype(np.int64)
-    for interface in interfaces:
-        if interface.resolution != 9 or interface.offset_seconds:
-            mine = np.flatnonzero(number == interface.number)
-            times[mine] = [interface.nanoseconds(int(tick)) for tick in ticks[mine]]
+    for interface, mine in unusual:
+        times[mine] = [interface.nanoseconds(int(tick)) for tick in ticks[mine]]
     return times
 
 
-def describe(record: Record, interfaces: Sequence[Interface], first_interface: int) -> dict[str, NDArray[Any] | int]:
+def describe(record: Record) -> dict[str, NDArray[Any] | int]:
     """The columns of one record."""
     header, body = record.header, record.body
-    is_described = record.interface.number < len(interfaces)
     flags = RecordMark(0)
     if header is None or record.problem:
         flags |= RecordMark.PROBLEM
@@ -137,7 +130,6 @@ def describe(record: Record, interfaces: Sequence[Interface], first_interface: i
         "time": record.time_ns,
         "length": len(body) + (header.header_size if header else 0),
         "original_length": record.original_length,
-        "interface": first_interface + record.interface.number if is_described else UNKNOWN_INTERFACE,
     }
     if header is not None:
         values |= {"channel": header.channel_id, "kind": int(header.kind), "direction": int(header.direction)}

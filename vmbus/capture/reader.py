@@ -57,6 +57,8 @@ class Interface:
     resolution: int = 6
     """``if_tsresol``: a negative power of 10, or of 2 with the highest bit set."""
     offset_seconds: int = 0
+    offset: int = 0
+    """Where in the file it is described, in bytes."""
 
     def nanoseconds(self, ticks: int) -> int:
         """A time stamp of this interface in nanoseconds since 1970; one that 64 bits cannot hold is the nearest."""
@@ -68,6 +70,11 @@ class Interface:
         else:
             scaled = ticks // 10 ** (exponent - 9)
         return max(-(2**63), min(scaled + self.offset_seconds * 1_000_000_000, 2**63 - 1))
+
+    @property
+    def is_as_we_write_it(self) -> bool:
+        """Whether its link type is ours and its time stamps are nanoseconds since 1970."""
+        return self.link_type == LINK_TYPE and self.resolution == 9 and not self.offset_seconds
 
 
 @dataclass(slots=True)
@@ -122,6 +129,8 @@ class Section:
     application: str = ""
     comments: tuple[str, ...] = ()
     interfaces: list[Interface] = field(default_factory=list)
+    is_as_we_write_it: bool = True
+    """Whether all its interfaces are."""
     dropped: dict[int, int] = field(default_factory=dict)
     """Records lost, by interface number, from the statistics at the section's end."""
 
@@ -154,7 +163,7 @@ class Section:
 
     def _add_interface(self, block: Block) -> None:
         (link_type,) = struct.unpack_from(block.order + "H", block.body)
-        interface = Interface(len(self.interfaces), link_type)
+        interface = Interface(len(self.interfaces), link_type, offset=block.offset)
         self.interfaces.append(interface)
         for code, value in _options(block, 8):
             match code:
@@ -168,6 +177,7 @@ class Section:
                     interface.resolution = value[0]
                 case blocks.IF_TSOFFSET if len(value) == 8:
                     (interface.offset_seconds,) = struct.unpack(block.order + "q", value)
+        self.is_as_we_write_it &= interface.is_as_we_write_it
 
 
 def parse_record(data: bytes, link_type: int = LINK_TYPE) -> tuple[RecordHeader | None, bytes, str]:
@@ -276,7 +286,7 @@ def packet_record(block: Block, interfaces: Sequence[Interface], number: int) ->
             interface, high, low, captured, original = struct.unpack_from(block.order + "5I", block.body)
             ticks, start = high << 32 | low, 20
     problem = block.remark
-    if interface < len(interfaces):
+    if interface < len(interfaces) and interfaces[interface].offset <= block.offset:
         described = interfaces[interface]
     else:
         # Its description was damaged or is missing: in a capture of ours it was one of ours.

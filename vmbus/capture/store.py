@@ -39,7 +39,6 @@ from vmbus.capture.reader import (
     LOCAL_USE,
     PACKET_BLOCKS,
     CannotOpen,
-    Interface,
     NotACapture,
     Record,
     Section,
@@ -51,15 +50,16 @@ from vmbus.errors import VmbusError
 from vmbus.loop import is_readable
 
 _BATCH = 1 << 13
+_PARTING = frozenset({blocks.SECTION_HEADER, blocks.PACKET, blocks.SIMPLE_PACKET})
+"""Blocks that end a run of packets which are taken in together: a section, and records of other kinds."""
 _SPOOL_PIECE = 1 << 20
 
 
 class _SectionStart:
-    """Where a section begins: in the file, among the records, and in the list of interfaces."""
+    """Where a section begins among the records, and how its numbers are written."""
 
-    def __init__(self, record: int, interface: int, section: Section, order: str) -> None:
+    def __init__(self, record: int, section: Section, order: str) -> None:
         self.record = record
-        self.interface = interface
         self.section = section
         self.order = order
 
@@ -100,7 +100,6 @@ class CaptureStore:
         self.first = 0
         """So many records were forgotten: the first of the columns has this index in the capture."""
         self.damage: list[Damage] = []
-        self.interfaces: list[Interface] = []
         self.size = 0
         """Bytes that are indexed."""
         self.is_full = False
@@ -325,21 +324,35 @@ class CaptureStore:
         quick.release()
 
     def _take_words(self, words: Words, index: NDArray[np.int64]) -> None:
-        """Take in sound blocks: packets together, and what stands between them one by one."""
-        kinds = words[index]
-        others = np.flatnonzero(kinds != blocks.ENHANCED_PACKET)
-        begin = 0
-        for other in others:
-            self._take_packets(words, index[begin:other])
-            begin = int(other) + 1
-            self._take_block(self._block(self._base + int(index[other]) * 4, "<"))
-        self._take_packets(words, index[begin:])
+        """Take in sound blocks: packets together, and what stands between them one by one.
 
-    def _take_packets(self, words: Words, index: NDArray[np.int64]) -> None:
+        A new interface, of which a capture of sockets has one for every few packets, does not part the packets.
+        """
+        kinds = words[index]
+        is_packet = kinds == blocks.ENHANCED_PACKET
+        begin = 0
+        new: list[int] = []
+        for other in np.flatnonzero(~is_packet).tolist():
+            if int(kinds[other]) in _PARTING:
+                self._take_packets(words, index[begin:other][is_packet[begin:other]], new)
+                begin, new = other + 1, []
+            count = self._interface_count
+            self._take_block(self._block(self._base + int(index[other]) * 4, "<"))
+            if self._interface_count > count:
+                new.append(int(index[other]))
+        self._take_packets(words, index[begin:][is_packet[begin:]], new)
+
+    @property
+    def _interface_count(self) -> int:
+        return len(self._sections[-1].section.interfaces)
+
+    def _take_packets(self, words: Words, index: NDArray[np.int64], new: list[int]) -> None:
+        """Take in packets of one section; ``new`` are the places of interfaces that were described among them."""
         if len(index):
-            start = self._sections[-1]
-            values = gather(words, index, start.section.interfaces, start.interface, self._base)
-            self.columns.append(len(index), values)
+            described: NDArray[np.int64] | int = self._interface_count
+            if new:
+                described = described - len(new) + np.searchsorted(new, index)
+            self.columns.append(len(index), gather(words, index, self._sections[-1].section, described, self._base))
 
     # The slow way
 
@@ -382,19 +395,17 @@ class CaptureStore:
             section = self._sections[-1].section
             if block.block_type in PACKET_BLOCKS:
                 record = packet_record(block, section.interfaces, self.first + len(self.columns) + 1)
-                self.columns.append(1, describe(record, section.interfaces, self._sections[-1].interface))
+                self.columns.append(1, describe(record))
                 return
             if block.block_type not in KNOWN_TYPES and not block.block_type & LOCAL_USE:
                 self.damage.append(unknown_block(block))
                 return
             section.follow(block)
-            if block.block_type == blocks.INTERFACE_DESCRIPTION:
-                self.interfaces.append(section.interfaces[-1])
         except (struct.error, IndexError, ArithmeticError):
             self.damage.append(Damage(block.offset, len(block.body) + 12, "a block is too short for its type"))
 
     def _begin_section(self, section: Section, order: str) -> None:
-        self._sections.append(_SectionStart(self.first + len(self.columns), len(self.interfaces), section, order))
+        self._sections.append(_SectionStart(self.first + len(self.columns), section, order))
 
 
 class _Window:
