@@ -193,9 +193,11 @@ class BlockWalker:
     def _length_by_second(self, at: int) -> int:
         """The length that a block's second length gives it, where a block follows; 0 if there is none."""
         self._has(MAX_RECOVERED, at)
-        for end in range(at + 12, min(at + MAX_RECOVERED, len(self._buffer)) + 1, 4):
-            if self._word(end - 4) == end - at and self._starts_block(end):
-                return end - at
+        count = min(MAX_RECOVERED, len(self._buffer) - at) // 4
+        words = struct.unpack_from(f"{self._order.format[0]}{count}I", self._buffer, at)
+        for length, word in zip(range(12, MAX_RECOVERED + 1, 4), words[2:], strict=False):
+            if word == length and self._starts_block(at + length):
+                return length
         return 0
 
     def _is_sound(self, at: int) -> bool:
