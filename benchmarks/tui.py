@@ -130,7 +130,7 @@ def _open(path: Path) -> tuple[float, float, float]:
     """Seconds until the first records show, and until all are read; memory then, in MiB."""
     began = time.perf_counter()
     with _Terminal(str(path)) as terminal:
-        terminal.wait_for("writes register")
+        terminal.wait_for("VP 0 writes")
         shown = time.perf_counter() - began
         terminal.wait_for("all read")
         return shown, time.perf_counter() - began, terminal.resident_mebibytes

@@ -34,6 +34,7 @@ from vmbus.wire.capture import (
     SignalRecord,
 )  # fmt: skip
 from vmbus.wire.control_values import MessageType, Status, Version
+from vmbus.wire.hypervisor import Msr
 from vmbus.wire.offer import OfferChannel, OfferFlags
 from vmbus.wire.ring import PacketDescriptor, PacketFlags, PacketType
 from vmbus.wire.schema import Format
@@ -149,7 +150,7 @@ class Script:
 
     def register(self, number: int, value: int, vp: int = 0) -> int:
         """A synthetic register that the guest wrote."""
-        head = RegisterRecord(kind=RecordKind.REGISTER, direction=GUEST, vp=vp, number=number, value=value)
+        head = RegisterRecord(kind=RecordKind.REGISTER, direction=GUEST, vp=vp, number=Msr(number), value=value)
         return self.add(head.build())
 
     def note(self, text: str, kind: NoteKind = NoteKind.TEXT) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dissectors.engine.layers import Layer
 from vmbus.wire.capture import RECORD_FORMATS, Direction, NoteKind, RecordHeader, RecordKind
+from vmbus.wire.hypervisor import Msr
 from vmbus.wire.ring import GpaDirectHeader, PacketDescriptor, PacketType, TransferPageHeader
 from vmbus.wire.schema import Format
 
@@ -26,7 +27,6 @@ COMPLETION = int(PacketType.COMPLETION)
 
 _SIGNAL = struct.Struct("<II")
 _REGISTER = struct.Struct("<IIQ")
-_EXTERNAL = struct.Struct("<QII")
 _U32 = struct.Struct("<I")
 
 
@@ -89,16 +89,11 @@ class Dialect:
 
     def is_cut(self, item: Decoded) -> bool:
         """Whether the end of external data was not recorded."""
-        if item.kind != RecordKind.EXTERNAL or item.body_at < 32:
-            return False
-        _, total, offset = _EXTERNAL.unpack_from(item.data, 16)
-        return bool(offset + len(item.data) - item.body_at < total)
+        return item.data_offset + len(item.data) - item.body_at < item.data_total
 
     def is_partial(self, item: Decoded) -> bool:
         """Whether a record may well lack what its formats want: only a part of its data is in it."""
-        if item.kind != RecordKind.EXTERNAL or item.body_at < 32:
-            return False
-        return Dialect.is_cut(self, item) or item.data[28:32] != bytes(4)
+        return Dialect.is_cut(self, item) or item.data_offset != 0
 
     # One line
 
@@ -117,7 +112,9 @@ class Dialect:
                 return f"signal to the guest, event flag {flag}"
             case RecordKind.REGISTER if len(item.data) >= 32:
                 vp, number, value = _REGISTER.unpack_from(item.data, 16)
-                return f"VP {vp} writes register {number:#x} = {value:#x}"
+                register = Msr(number)
+                name = str(register) if register.is_known else f"register {number:#x}"
+                return f"VP {vp} writes {name} = {value:#x}"
             case RecordKind.NOTE if len(item.data) >= 20:
                 kind = NoteKind(_U32.unpack_from(item.data, 16)[0])
                 text = bytes(item.data[item.body_at :]).decode("utf-8", "replace").rstrip()
@@ -130,8 +127,7 @@ class Dialect:
         return f"{PacketType(item.packet_type)} transaction {item.transaction_id:#x}, {size} bytes"
 
     def external_summary(self, item: Decoded) -> str:
-        total = _EXTERNAL.unpack_from(item.data, 16)[1] if len(item.data) >= 32 else 0
-        shown = len(item.data) - item.body_at
+        total, shown = item.data_total, len(item.data) - item.body_at
         part = "" if shown == total else f" ({shown} recorded)"
         return f"data of transaction {item.transaction_id:#x}, {total} bytes{part}"
 

@@ -9,6 +9,7 @@ reads a record finds its body at ``header_size`` and skips what it does not know
 from __future__ import annotations
 
 from vmbus.wire.enums import OpenEnum, OpenFlags
+from vmbus.wire.hypervisor import Msr
 from vmbus.wire.schema import Format, pad, u8, u16, u32, u64
 
 LINK_TYPE = 147
@@ -103,7 +104,7 @@ class RegisterRecord(RecordHeader):
     """The guest wrote a synthetic register. There is no body."""
 
     vp: int = u32(default=0)
-    number: int = u32(default=0, doc="the MSR's number in the TLFS")
+    number: Msr = u32(Msr, default=Msr(0), doc="the MSR's number in the TLFS")
     value: int = u64(default=0)
 
 
