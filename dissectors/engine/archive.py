@@ -38,7 +38,7 @@ from dissectors.engine.session import Session
 from dissectors.engine.single import KnownPlane, SingleReader
 from dissectors.engine.span import Partners, SpanColumns, belongs_to_channel, by_channel, is_marked
 from dissectors.engine.traffic import Traffic
-from vmbus.capture.columns import Columns, RecordMark
+from vmbus.capture.columns import UNUSUAL, Columns, RecordMark
 from vmbus.capture.store import CaptureStore
 from vmbus.wire.capture import HEADER_SIZE, RecordKind
 from vmbus.wire.protocols import Protocol
@@ -47,7 +47,6 @@ BATCH = 1 << 13
 """Records that one ``update`` takes in; about twenty milliseconds."""
 
 _PACKET, _EXTERNAL, _MESSAGE = int(RecordKind.PACKET), int(RecordKind.EXTERNAL), int(RecordKind.MESSAGE)
-_UNUSUAL = int(RecordMark.PROBLEM | RecordMark.HAS_OPTIONS)
 _WORD = struct.Struct("<I")
 _CACHED = 4096
 
@@ -59,12 +58,15 @@ class Archive:
         self.store = store
         self.session = Session(decode_as)
         """Has been fed the control messages: its channels are those of this moment."""
+        self.session.plane.on_begin = self._begin
         self.traffic = Traffic(store)
         self.repeated: dict[int, int] = {}
         """Requests whose transaction id was in use, and the requests that used it; both by index."""
         self.carriers: dict[int, int] = {}
         """Of data that is a request by itself: the packet that carried it."""
         self._count = 0
+        self._at = 0
+        """The record that is taken in."""
         self._partners = array("i")
         self._pending: dict[Key, int] = {}
         self._lives: dict[int, tuple[list[int], list[ChannelLife]]] = {}
@@ -91,6 +93,13 @@ class Archive:
     def channel_of_message(self, index: int) -> ChannelLife | None:
         """The channel that a control message is about."""
         return self._of_message.get(index)
+
+    def feed(self, session: Session, index: int) -> Decoded:
+        """Feed a session the record at ``index``."""
+        store = self.store
+        if store.columns.flags[index] & UNUSUAL:
+            return session.feed(store.record(index))
+        return session.feed_bytes(store.data(index), int(store.columns.time[index]), index + 1)
 
     def span(self, first: int, last: int) -> ArchiveSpan:
         """The records from ``first`` up to ``last``, for a filter that looks at columns."""
@@ -119,25 +128,23 @@ class Archive:
         is_packet = kinds == _PACKET
         for channel_id in np.unique(self.store.columns.channel[first:last][is_packet]).tolist():
             if channel_id not in self._lives:
-                self._begin(self.session.plane.life(channel_id), first)
+                self._at = first
+                self.session.plane.life(channel_id)
         completed = self._pair(first, last)
         self.traffic.add(first, last, completed)
         self._count = last
         return last - first
 
     def _take_message(self, index: int) -> None:
-        lives = self.session.lives
-        before = len(lives), lives[-1] if lives else None
+        self._at = index
         item = self.session.feed_bytes(self.store.data(index), int(self.store.columns.time[index]), index + 1)
         if item.channel is not None:
             self._of_message[index] = item.channel
-        if lives and (len(lives), lives[-1]) != before:
-            self._begin(lives[-1], index)
 
-    def _begin(self, life: ChannelLife, index: int) -> None:
+    def _begin(self, life: ChannelLife) -> None:
         starts, lives = self._lives.setdefault(life.channel_id, ([], []))
         lives.append(life)
-        starts.append(index)
+        starts.append(self._at)
         if type(life.dialect).observe is not Dialect.observe:
             self._observing[life.channel_id] = life.dialect
         else:
@@ -303,8 +310,5 @@ class ArchiveReader(SingleReader):
 
     def decode(self, index: int) -> Decoded:
         """The record at ``index`` without its partner."""
-        store = self._archive.store
         self.at.index = index
-        if store.columns.flags[index] & _UNUSUAL:
-            return self.feed(store.record(index))
-        return self.feed_bytes(store.data(index), int(store.columns.time[index]), index + 1)
+        return self._archive.feed(self, index)

@@ -52,6 +52,8 @@ class ChannelLife:
     closed: int = 0
     rescinded: int = 0
     released: int = 0
+    unloaded: int = 0
+    """When the guest let go of the whole connection."""
     gpadls: dict[int, GpadlLife] = field(default_factory=dict)
     """Living ones, by id."""
     past_gpadls: list[GpadlLife] = field(default_factory=list)
@@ -69,6 +71,8 @@ class ChannelLife:
         """Where in its life it is, in one word."""
         if self.released:
             return "released"
+        if self.unloaded:
+            return "unloaded"
         if self.rescinded:
             return "rescinded"
         if self.closed:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dissectors.engine.inside import INSIDE
 from dissectors.engine.layers import Layer, build_tree
-from vmbus.wire.capture import HEADER_SIZE, Direction, RecordFlags, RecordKind
+from vmbus.wire.capture import Direction, RecordFlags, RecordKind
 from vmbus.wire.ring import PacketType
 from vmbus.wire.schema import Buffer, WireError
 from vmbus.wire.tree import Node
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SPOKEN = frozenset({int(RecordKind.PACKET), int(RecordKind.EXTERNAL), int(RecordKind.MESSAGE)})
 _SNAPSHOT = int(RecordFlags.SNAPSHOT)
-_LENGTHS = struct.Struct("<II")
+_WORD = struct.Struct("<I")
 _ARROWS: dict[int, str] = {Direction.GUEST_TO_HOST: "->", Direction.HOST_TO_GUEST: "<-"}
 
 
@@ -94,10 +94,19 @@ class Decoded:
     @property
     def volume(self) -> int:
         """Bytes that crossed: of a message or packet, its own; of external data, all of the packet's with its start."""
-        if self.kind == RecordKind.EXTERNAL and len(self.data) >= HEADER_SIZE:
-            total, offset = _LENGTHS.unpack_from(self.data, 24)
-            return 0 if offset else int(total)
+        if self.kind == RecordKind.EXTERNAL:
+            return 0 if self.data_offset else self.data_total
         return len(self.data) - self.body_at
+
+    @property
+    def data_total(self) -> int:
+        """Of data outside the ring: the bytes of all of it that its packet points at; 0 of any other record."""
+        return int(_WORD.unpack_from(self.data, 24)[0]) if self.kind == RecordKind.EXTERNAL else 0
+
+    @property
+    def data_offset(self) -> int:
+        """Of data outside the ring: where in all of it that of this record begins."""
+        return int(_WORD.unpack_from(self.data, 28)[0]) if self.kind == RecordKind.EXTERNAL else 0
 
     @property
     def is_snapshot(self) -> bool:

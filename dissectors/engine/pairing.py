@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 
 from dissectors.engine.dialect import COMPLETION
-from dissectors.engine.session import MAX_PENDING
 from vmbus.capture.columns import Columns, RecordMark
 from vmbus.wire.capture import RecordKind
 
 Key = tuple[int, int, int]
 """Channel, direction and transaction id of a request."""
+Request = TypeVar("Request")
+
+MAX_PENDING = 1 << 16
+"""Requests that may be open at once; more than the rings of a guest can hold, so only a broken peer reaches it."""
 
 
 def transacting(columns: Columns, first: int, last: int) -> Iterator[tuple[int, int, int, int, bool, bool]]:
@@ -38,8 +42,8 @@ def transacting(columns: Columns, first: int, last: int) -> Iterator[tuple[int, 
     )
 
 
-def open_request(opened: dict[Key, int], key: Key, index: int) -> None:
-    """Add a request to those that are open; of too many, the oldest is forgotten."""
+def open_request(opened: dict[Key, Request], key: Key, request: Request) -> None:
+    """Add a request, or its index, to those that are open; of too many, the oldest is forgotten."""
     if len(opened) >= MAX_PENDING:
         opened.pop(next(iter(opened)))
-    opened[key] = index
+    opened[key] = request

@@ -18,13 +18,12 @@ from dissectors.engine.decoded import Decoded
 from dissectors.engine.session import Session
 from dissectors.engine.single import KnownPlane, SingleReader
 from dissectors.engine.span import Partners, by_channel, is_marked
-from vmbus.capture.columns import Columns, RecordMark
+from vmbus.capture.columns import UNUSUAL, Columns, RecordMark
 from vmbus.capture.store import CaptureStore
 from vmbus.capture.walk import Damage
 from vmbus.wire.capture import RecordKind
 
 _PACKET, _MESSAGE = int(RecordKind.PACKET), int(RecordKind.MESSAGE)
-_UNUSUAL = int(RecordMark.PROBLEM | RecordMark.HAS_OPTIONS)
 
 
 class Part:
@@ -121,7 +120,7 @@ class _Records:
     def __init__(self, part: Part) -> None:
         self._store = part.store
         self._first = part.first
-        self._is_unusual = (part.columns.flags & _UNUSUAL != 0).tolist()
+        self._is_unusual = (part.columns.flags & UNUSUAL != 0).tolist()
         self._times = part.columns.time.tolist()
         self._places = part.store.data_places()
         self._area = part.store.mapped

@@ -19,18 +19,17 @@ neither index nor mapping of what was passed is kept. ``dissectors.engine.archiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.engine.channels import ChannelLife
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.dialect import Dialect
 from dissectors.engine.pairing import Key, open_request, transacting
 from dissectors.engine.parts import Part, PartReader
-from dissectors.engine.plane import ControlState
 from dissectors.engine.session import Session, opposite
+from dissectors.engine.span import groups
 from vmbus.capture import blocks
 from vmbus.capture.columns import RecordMark
 from vmbus.capture.store import CaptureStore
@@ -47,37 +46,18 @@ _HEAD_AT = 28
 """From the start of an enhanced packet block to the record in it."""
 
 
-class _Plane(ControlState):
-    """The control plane of a passage; it tells where lives begin."""
-
-    def __init__(self, make_dialect: Callable[[ChannelLife], Dialect]) -> None:
-        super().__init__(make_dialect)
-        self.part: Part | None = None
-        self.index = 0
-        """The record that is looked at."""
-
-    def _begin(self, life: ChannelLife) -> ChannelLife:
-        begun = super()._begin(life)
-        if self.part is not None:
-            self.part.begin_life(begun, self.index)
-        return begun
-
-    def forget_past_lives(self) -> None:
-        """Of sockets' channels there can be more than memory holds."""
-        self.lives = [life for life in self.lives if self.channels.get(life.channel_id) is life]
-
-
 class Passage(Session):
     """Goes through the capture of a windowed store, once. Not for a stream that is to be followed as it comes."""
 
     def __init__(self, store: CaptureStore, decode_as: Mapping[int, Protocol] | None = None) -> None:
         super().__init__(decode_as)
         self._store = store
-        self._known = _Plane(self._make_dialect)
-        self.plane = self._known
+        self.plane.on_begin = lambda life: self._part.begin_life(life, self._index)
         self._open: dict[Key, int] = {}
         self._earlier: dict[int, Decoded] = {}
         self._part: Part
+        self._index = 0
+        """The record of the part that is looked at."""
         self._reader: PartReader
         self._start_ns: int | None = None
 
@@ -95,7 +75,6 @@ class Passage(Session):
             if self._start_ns is None and len(self._part):
                 self._start_ns = int(self._part.columns.time[0])
             self._part.start_ns = self._start_ns or 0
-            self._known.part = self._part
             self._follow()
             self._part.open = frozenset(self._open.values())
             yield self._part
@@ -120,7 +99,7 @@ class Passage(Session):
             index: self._earlier[index] if index < first else self._reader.request(index)
             for index in self._open.values()
         }
-        self._known.forget_past_lives()
+        self.plane.forget_past_lives()
 
     def _run(self, first: int, last: int) -> None:
         """Follow records of which none is a control message and each is sound."""
@@ -130,7 +109,7 @@ class Passage(Session):
         kinds, channels = columns.kind[first:last], columns.channel[first:last]
         names_channel = (kinds == _PACKET) | (kinds == _EXTERNAL) | (channels != 0)
         for place, channel_id in _firsts(channels, names_channel):
-            self._known.index = first + place
+            self._index = first + place
             self.plane.life(channel_id)
         begin = first
         for index in self._observed(first, last):
@@ -144,11 +123,11 @@ class Passage(Session):
         columns = self._part.columns
         external = np.flatnonzero(columns.kind[first:last] == _EXTERNAL) + first
         found: list[int] = []
-        for channel_id in np.unique(columns.channel[external]).tolist():
+        for channel_id, places in groups(columns.channel[external]):
             dialect = self.plane.channels[channel_id].dialect
             if type(dialect).observe is Dialect.observe:
                 continue
-            mine = external[columns.channel[external] == channel_id]
+            mine = external[places]
             offset = columns.offset[mine]
             head = self._store.words_at(offset + np.uint64(_HEAD_AT))
             word = self._store.words_at(offset + _HEAD_AT + (head >> np.uint32(16)).astype(np.uint64))
@@ -183,7 +162,7 @@ class Passage(Session):
     # Records that are decoded here
 
     def _decode(self, index: int) -> None:
-        self._known.index = index
+        self._index = index
         item = self._part.ready[index] = self._part.records.feed(self, index)
         if item.kind == _PACKET and item.request is not None:
             self._part.requests[index] = item.request.number - 1

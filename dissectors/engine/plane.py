@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from uuid import UUID
 
 from dissectors.engine.channels import ChannelLife, GpadlLife
 from dissectors.engine.decoded import Decoded
@@ -21,12 +22,25 @@ class ControlState:
     def __init__(self, make_dialect: Callable[[ChannelLife], Dialect]) -> None:
         self._make_dialect = make_dialect
         self.channels: dict[int, ChannelLife] = {}
-        self.lives: list[ChannelLife] = []
+        self.on_begin: Callable[[ChannelLife], None] = lambda life: None
+        """Is told of each life that begins."""
         self.gpadls: dict[int, GpadlLife] = {}
         self.version: Version | None = None
         """What both ends agreed on; None until it was seen."""
         self.features = 0
         self._requested: Version | None = None
+        self._lives: dict[int, ChannelLife] = {}
+        self._primaries: dict[tuple[UUID, UUID], ChannelLife] = {}
+        """The primary channel of each device, by interface and instance."""
+
+    @property
+    def lives(self) -> list[ChannelLife]:
+        """Every life of every channel that was not forgotten, in order of appearance."""
+        return list(self._lives.values())
+
+    def forget_past_lives(self) -> None:
+        """Keep the current ones alone: of sockets' channels there can be more than memory holds."""
+        self._lives = {id(life): life for life in self.channels.values()}
 
     def life(self, channel_id: int) -> ChannelLife:
         """The channel's current life; one of an unknown kind begins if there is none."""
@@ -37,8 +51,8 @@ class ControlState:
         life.dialect = self._make_dialect(life)
         if life.interface_id == NIL_GUID and life.dialect.name != "ring":
             life.name = life.dialect.name
-        self.channels[life.channel_id] = life
-        self.lives.append(life)
+        self.channels[life.channel_id] = self._lives[id(life)] = life
+        self.on_begin(life)
         return life
 
     def observe(self, item: Decoded) -> None:
@@ -76,8 +90,10 @@ class ControlState:
         if body.subchannel_index:
             name = f"{name}/{body.subchannel_index}"
         earlier = self.channels.get(body.channel_id)
-        if earlier is not None and not earlier.offered and earlier.interface_id == NIL_GUID:
-            self.lives.remove(earlier)
+        if earlier is not None:
+            self._forget_primary(earlier)
+            if not earlier.offered and earlier.interface_id == NIL_GUID:
+                self._lives.pop(id(earlier), None)
         life = ChannelLife(
             body.channel_id,
             name,
@@ -89,18 +105,20 @@ class ControlState:
             body.monitor_id if body.monitor_allocated and body.monitor_id != NO_MONITOR else None,
             offered=item.number,
         )
-        if life.subchannel_index:
-            self._join(life)
+        device = body.interface_id, body.instance_id
+        if not life.subchannel_index:
+            self._primaries[device] = life
+        elif (primary := self._primaries.get(device)) is not None:
+            life.primary = primary
+            primary.subchannels.append(life)
         item.channel = self._begin(life)
         self._happened(life, item, "offered")
 
-    def _join(self, subchannel: ChannelLife) -> None:
-        """Tell the primary channel of a device of a subchannel."""
-        device = (subchannel.interface_id, subchannel.instance_id)
-        for life in self.channels.values():
-            if (life.interface_id, life.instance_id) == device and not life.subchannel_index:
-                subchannel.primary = life
-                life.subchannels.append(subchannel)
+    def _forget_primary(self, life: ChannelLife) -> None:
+        """Its device's subchannels are not its own any more."""
+        device = life.interface_id, life.instance_id
+        if self._primaries.get(device) is life:
+            del self._primaries[device]
 
     def _of_channel(self, item: Decoded, body: object) -> None:
         channel_id = getattr(body, "channel_id", None)
@@ -128,6 +146,7 @@ class ControlState:
             case c.RelIdReleased():
                 life.released = item.number
                 self._happened(life, item, "released")
+                self._forget_primary(life)
                 self.channels.pop(channel_id, None)
             case c.GpadlCreated():
                 if (gpadl := self.gpadls.get(body.gpadl_id)) is not None:
@@ -161,8 +180,10 @@ class ControlState:
 
     def _unloaded(self, item: Decoded) -> None:
         for life in self.channels.values():
+            life.unloaded = item.number
             self._happened(life, item, "connection unloaded")
         self.channels.clear()
+        self._primaries.clear()
         self.gpadls.clear()
         self.version, self.features = None, 0
 

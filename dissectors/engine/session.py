@@ -15,6 +15,7 @@ from dissectors.engine.decoded import Decoded
 from dissectors.engine.dialect import COMPLETION, Dialect, Foreign
 from dissectors.engine.dialects import dialect_for
 from dissectors.engine.dialects.control import ControlPlane, named_channel
+from dissectors.engine.pairing import Key, open_request
 from dissectors.engine.plane import ControlState
 from vmbus.capture.reader import Record
 from vmbus.wire.capture import HEADER_SIZE, LINK_TYPE, RECORD_FORMATS, VERSION, Direction, RecordFlags, RecordKind
@@ -23,9 +24,6 @@ from vmbus.wire.offer import OfferFlags
 from vmbus.wire.protocols import Protocol, protocol_of
 from vmbus.wire.ring import PacketDescriptor
 from vmbus.wire.schema import Buffer
-
-MAX_PENDING = 1 << 16
-"""Requests of one channel that may wait at once; more than a ring can hold, so only a broken peer reaches it."""
 
 _HEAD = struct.Struct("<BBHBBHII")
 _DESCRIPTOR = struct.Struct("<HHHHQ")
@@ -57,7 +55,7 @@ class Session:
         self._control = ControlPlane()
         self._unknown = Dialect()
         self._foreign = Foreign()
-        self._pending: dict[tuple[int, int, int], Decoded] = {}
+        self._pending: dict[Key, Decoded] = {}
 
     # What is known
 
@@ -175,9 +173,7 @@ class Session:
         earlier = self._pending.get(key)
         if earlier is not None and not item.flags & _SNAPSHOT:
             self._note_repetition(item, earlier.number)
-        if len(self._pending) >= MAX_PENDING:
-            self._pending.pop(next(iter(self._pending)))
-        self._pending[key] = item
+        open_request(self._pending, key, item)
 
     @staticmethod
     def _note_repetition(item: Decoded, number: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.session import Session
-from vmbus.capture.columns import RecordMark
+from vmbus.capture.columns import UNUSUAL
 from vmbus.capture.reader import CaptureReader
 from vmbus.capture.store import CaptureStore
 from vmbus.capture.walk import Damage
@@ -14,7 +14,6 @@ from vmbus.errors import VmbusError
 from vmbus.wire.protocols import ABBREVIATIONS, Protocol
 
 _WINDOW = 1 << 20
-_UNUSUAL = int(RecordMark.PROBLEM | RecordMark.HAS_OPTIONS)
 
 
 class UnknownProtocol(VmbusError):
@@ -48,7 +47,7 @@ def decode_file(
             size = store.size
             store.update(final=True, at_most=_WINDOW)
             _tell(store.damage, on_damage)
-            times, unusual = store.columns.time.tolist(), (store.columns.flags & _UNUSUAL).tolist()
+            times, unusual = store.columns.time.tolist(), (store.columns.flags & UNUSUAL).tolist()
             for index, time_ns in enumerate(times):
                 if unusual[index]:
                     yield session.feed(store.record(index))

@@ -7,7 +7,7 @@ that is looked at in any order; they differ in what answers a request being know
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,12 +89,17 @@ def is_marked(columns: SpanColumns, mark: RecordMark) -> NDArray[np.bool_]:
     return found
 
 
+def groups(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Each different value, and its places in order."""
+    order = np.argsort(values, kind="stable")
+    different, firsts = np.unique(values[order], return_index=True)
+    ends = [*firsts[1:].tolist(), len(values)]
+    for value, first, end in zip(different.tolist(), firsts.tolist(), ends, strict=False):
+        yield value, order[first:end]
+
+
 def by_channel(columns: SpanColumns) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Each channel that records belong to, by their head, and the places of these in order."""
     places = np.flatnonzero(belongs_to_channel(columns))
-    channels = columns.channel[places]
-    places = places[np.argsort(channels, kind="stable")]
-    different, firsts = np.unique(columns.channel[places], return_index=True)
-    ends = [*firsts[1:].tolist(), len(places)]
-    for channel_id, first, end in zip(different.tolist(), firsts.tolist(), ends, strict=False):
-        yield channel_id, places[first:end]
+    for channel_id, mine in groups(columns.channel[places]):
+        yield channel_id, places[mine]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from dissectors.engine.span import groups
 from vmbus.capture.columns import RecordMark
 from vmbus.capture.store import CaptureStore
 from vmbus.wire.capture import HEADER_SIZE, Direction, RecordKind
@@ -41,7 +42,7 @@ class RingTraffic:
 
 @dataclass
 class ChannelTraffic:
-    """What has crossed one channel."""
+    """What has crossed one channel, or all."""
 
     to_host: RingTraffic = field(default_factory=RingTraffic)
     to_guest: RingTraffic = field(default_factory=RingTraffic)
@@ -50,7 +51,12 @@ class ChannelTraffic:
     completed: int = 0
     total_ns: int = 0
     """Of the latencies of completed requests."""
-    buckets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BUCKETS, np.int64))
+    buckets: NDArray[np.int64] | None = None
+    """Of the latencies; four kilobytes, which only a channel with completed requests has."""
+
+    @property
+    def rings(self) -> tuple[tuple[Direction, RingTraffic], ...]:
+        return (Direction.GUEST_TO_HOST, self.to_host), (Direction.HOST_TO_GUEST, self.to_guest)
 
     @property
     def mean_ns(self) -> float | None:
@@ -58,36 +64,47 @@ class ChannelTraffic:
 
     def percentile_ns(self, percent: float) -> float | None:
         """About the latency that ``percent`` of the completed requests do not exceed."""
-        if not self.completed:
+        if self.buckets is None:
             return None
         rank = max(-(-self.completed * percent // 100), 1)
         bucket = int(np.searchsorted(np.cumsum(self.buckets), rank))
         return float(2 ** ((bucket + 0.5) / _PER_DOUBLING))
 
+    def add_latencies(self, latencies: NDArray[np.int64]) -> None:
+        """Count completed requests."""
+        if self.buckets is None:
+            self.buckets = np.zeros(_BUCKETS, np.int64)
+        buckets = (np.log2(np.maximum(latencies, 1)) * _PER_DOUBLING).astype(np.int64)
+        self.buckets += np.bincount(buckets, minlength=_BUCKETS)[:_BUCKETS]
+        self.completed += len(latencies)
+        self.total_ns += int(latencies.sum())
+
 
 class Traffic:
-    """By channel id, in ``channels``."""
+    """By channel id, in ``channels``, and of all of them in ``total``."""
 
     def __init__(self, store: CaptureStore) -> None:
         self.channels: dict[int, ChannelTraffic] = {}
+        self.total = ChannelTraffic()
+        """Without the sizes and fill of rings."""
         self._store = store
 
     def add(self, first: int, last: int, completed: list[tuple[int, int]]) -> None:
         """Count the records from ``first`` up to ``last``, and requests with their completions."""
         columns = self._store.columns
         packets = np.flatnonzero(columns.kind[first:last] == _PACKET) + first
-        channel, direction = columns.channel[packets], columns.direction[packets]
-        wants = columns.flags[packets] & RecordMark.WANTS_COMPLETION != 0
+        direction, wants = columns.direction[packets], columns.flags[packets] & RecordMark.WANTS_COMPLETION != 0
         sizes = np.maximum(columns.original_length[packets].astype(np.int64) - HEADER_SIZE, 0)
-        for channel_id in np.unique(channel).tolist():
+        for channel_id, mine in groups(columns.channel[packets]):
             traffic = self.channels.setdefault(channel_id, ChannelTraffic())
-            mine = channel == channel_id
-            traffic.requests += int((mine & wants).sum())
-            for way, ring in ((Direction.GUEST_TO_HOST, traffic.to_host), (Direction.HOST_TO_GUEST, traffic.to_guest)):
-                these = mine & (direction == int(way))
-                ring.packets += int(these.sum())
-                ring.bytes += int(sizes[these].sum())
-                self._look_at_ring(ring, packets[these])
+            for counted in (traffic, self.total):
+                counted.requests += int(np.count_nonzero(wants[mine]))
+                for way, ring in counted.rings:
+                    these = mine[direction[mine] == int(way)]
+                    ring.packets += len(these)
+                    ring.bytes += int(sizes[these].sum())
+            for way, ring in traffic.rings:
+                self._look_at_ring(ring, packets[mine[direction[mine] == int(way)]])
         if completed:
             self._add_latencies(np.array(completed, np.int64))
 
@@ -106,11 +123,6 @@ class Traffic:
         columns = self._store.columns
         requests, completions = pairs[:, 0], pairs[:, 1]
         latency = np.maximum(columns.time[completions] - columns.time[requests], 0)
-        buckets = (np.log2(np.maximum(latency, 1)) * _PER_DOUBLING).astype(np.int64)
-        channel = columns.channel[requests]
-        for channel_id in np.unique(channel).tolist():
-            mine = channel == channel_id
-            traffic = self.channels.setdefault(channel_id, ChannelTraffic())
-            traffic.completed += int(mine.sum())
-            traffic.total_ns += int(latency[mine].sum())
-            traffic.buckets += np.bincount(buckets[mine], minlength=_BUCKETS)[:_BUCKETS]
+        self.total.add_latencies(latency)
+        for channel_id, mine in groups(columns.channel[requests]):
+            self.channels.setdefault(channel_id, ChannelTraffic()).add_latencies(latency[mine])

@@ -30,7 +30,7 @@ from scapy.fields import (
 from scapy.fields import (
     Field as ScapyField,
 )
-from scapy.packet import Packet, Padding
+from scapy.packet import Packet
 
 from dissectors.layers.fields import BodyField, GroupBitsEnumField, GroupBitsField, PacketClass
 from vmbus.wire.enums import OpenFlags
@@ -233,9 +233,3 @@ def _located(field: Field) -> property:
         return bytes(self.self_build()[start : start + length(self)])
 
     return property(get, doc=field.doc or None)
-
-
-def padding_of(pkt: Any) -> bytes:
-    """The bytes behind a format that scapy keeps as ``Padding``."""
-    layer = pkt.getlayer(Padding)
-    return bytes(layer.load) if layer is not None else b""

@@ -10,6 +10,7 @@ from dissectors.engine.dialect import COMPLETION
 from dissectors.engine.dialects.network import Network
 from dissectors.engine.dialects.storage import CDB_AT, EXECUTE_SRB, Storage
 from dissectors.engine.parts import Part
+from dissectors.engine.span import groups
 from vmbus.capture.columns import RecordMark
 from vmbus.wire.capture import HEADER_SIZE, RecordKind
 from vmbus.wire.nvsp import NvspMessageType
@@ -39,8 +40,7 @@ class Measure:
         self.operation: NDArray[np.int32] = np.zeros(len(self.requests), np.int32)
         """Of each request, a place in ``operations``."""
         codes, lives = self.lives
-        for code in np.unique(codes[self.requests]).tolist():
-            mine = np.flatnonzero(codes[self.requests] == code)
+        for code, mine in groups(codes[self.requests]):
             for name, which in _operations(part, lives[code], self.requests[mine]).items():
                 self.operation[mine[which]] = len(self.operations)
                 self.operations.append(name)

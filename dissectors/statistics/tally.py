@@ -7,6 +7,7 @@ With a filter, a record counts if it passes; a request and its completion are on
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from dissectors.engine.channels import ChannelLife
 from dissectors.engine.dialect import COMPLETION
+from dissectors.engine.span import groups
 from dissectors.statistics.measure import Measure
 from dissectors.statistics.transactions import NEVER, Transactions
 from vmbus.wire.capture import RecordKind
@@ -34,6 +36,10 @@ class Count:
     def __init__(self) -> None:
         self.records = 0
         self.bytes = 0
+
+    def add(self, records: int, size: int) -> None:
+        self.records += records
+        self.bytes += size
 
 
 class Owner(NamedTuple):
@@ -116,12 +122,8 @@ class Tally:
     def _count(self, measure: Measure, places: NDArray[np.int64], chosen: Mask) -> None:
         columns = measure.part.columns
         both = (places * _KINDS + np.minimum(columns.kind, _KINDS - 1))[chosen]
-        records = np.bincount(both)
-        volume = np.bincount(both, measure.volume[chosen], len(records))
-        for found in np.flatnonzero(records).tolist():
-            count = self.counts[divmod(found, _KINDS)]
-            count.records += int(records[found])
-            count.bytes += int(volume[found])
+        for found, count, size in _sums(both, measure.volume[chosen]):
+            self.counts[divmod(found, _KINDS)].add(count, size)
         times = columns.time[chosen]
         if len(times):
             earliest = int(times.min())
@@ -135,11 +137,8 @@ class Tally:
         steps = np.minimum((columns.time[chosen] - self._start) // self._interval, _MOST_STEPS)
         kind = columns.kind[chosen]
         volume = np.where((kind == _PACKET) | (kind == _EXTERNAL), measure.volume[chosen], 0)
-        different, inverse = np.unique(steps, return_inverse=True)
-        records, sizes = np.bincount(inverse), np.bincount(inverse, volume)
-        for step, count, size in zip(different.tolist(), records.tolist(), sizes.tolist(), strict=True):
-            self.steps[step].records += count
-            self.steps[step].bytes += int(size)
+        for step, count, size in _sums(steps, volume):
+            self.steps[step].add(count, size)
 
     def _pair(self, measure: Measure, places: NDArray[np.int64], chosen: Mask) -> None:
         part, requests = measure.part, measure.requests
@@ -171,15 +170,23 @@ class Tally:
         """The key of each request."""
         keys = np.zeros(len(places), np.int32)
         both = places * len(measure.operations) + measure.operation
-        for found in np.unique(both).tolist():
+        for found, mine in groups(both):
             place, operation = divmod(found, len(measure.operations))
             named = place, measure.operations[operation]
             key = self._keys.setdefault(named, len(self.operations))
             if key == len(self.operations):
                 self.operations.append(named)
-            keys[both == found] = key
+            keys[mine] = key
         return keys
 
     def _end(self, request: _Waiting, time_ns: int) -> None:
         if request.passes:
             self.transactions.append(request.key, request.start, time_ns)
+
+
+def _sums(keys: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """Each different key, how often it occurs, and the sum of its sizes."""
+    different, inverse = np.unique(keys, return_inverse=True)
+    counts, sums = np.bincount(inverse), np.bincount(inverse, sizes)
+    for key, count, size in zip(different.tolist(), counts.tolist(), sums.tolist(), strict=True):
+        yield key, count, int(size)

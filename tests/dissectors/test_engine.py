@@ -13,6 +13,7 @@ from dissectors.wireshark.compare import differences
 from vmbus.wire import control as c
 from vmbus.wire import guids, rndis, scsi, vstor
 from vmbus.wire.control_values import MessageType, Version
+from vmbus.wire.hypervisor import Msr
 from vmbus.wire.offer import OfferFlags
 from vmbus.wire.protocols import PROTOCOLS
 from vmbus.wire.ring import PipeHeader, PipePacketType
@@ -78,6 +79,14 @@ def test_a_channel_has_one_life_from_offer_to_release(script: Script) -> None:
     assert session.channels == {}
 
 
+def test_registers_have_the_names_that_the_hypervisor_gives_them(script: Script) -> None:
+    script.register(Msr.SIMP, 0x5001)
+    script.register(0x1B, 1, vp=2)
+    known, other = script.decode()[-2:]
+    assert known.summary == "VP 0 writes SIMP = 0x5001" and other.summary == "VP 2 writes register 0x1b = 0x1"
+    assert "number: SIMP (0x40000083)" in "\n".join(tree_lines(known.tree))
+
+
 def test_the_negotiated_version_is_known(script: Script) -> None:
     session = Session()
     script.decode(session)
@@ -104,6 +113,39 @@ def test_a_channel_knows_its_subchannels_and_the_memory_it_once_had(script: Scri
     assert device.subchannels == [other] and other.primary is device and not card.subchannels
     (gpadl,) = device.past_gpadls
     assert 0 < gpadl.announced < gpadl.created < gpadl.teardown < gpadl.torn_down and not device.gpadls
+
+
+def test_a_subchannel_belongs_to_the_channel_that_its_device_has_now(script: Script) -> None:
+    script.offer(3, guids.SCSI)
+    script.rescind(3)
+    script.release(3)
+    script.offer(5, guids.SCSI, subchannel=1)
+    script.offer(4, guids.SCSI)
+    script.offer(6, guids.SCSI, subchannel=2)
+    session = Session()
+    script.decode(session)
+    assert session.channels[5].primary is None
+    assert session.channels[6].primary is session.channels[4] and session.channels[4].subchannels == [
+        session.channels[6]
+    ]
+
+
+def test_a_channel_seen_before_its_offer_has_one_life_only(script: Script) -> None:
+    for channel in (3, 4):
+        script.packet(GUEST, channel, bytes(16))
+    script.offer(3, guids.SCSI)
+    session = Session()
+    script.decode(session)
+    assert [(life.channel_id, life.name) for life in session.lives] == [(4, "unknown"), (3, "scsi")]
+
+
+def test_an_unloaded_connection_has_no_open_channel(disk: Script) -> None:
+    session = Session()
+    disk.message(GUEST, MessageType.UNLOAD)
+    unloaded = disk.message(HOST, MessageType.UNLOAD_COMPLETE)
+    disk.decode(session)
+    (life,) = session.lives
+    assert (life.state, life.unloaded) == ("unloaded", unloaded) and not session.channels
 
 
 def test_a_subchannel_is_named_after_its_device(script: Script) -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 RING_PADDING = 7
 """Bytes at most that fill a packet up to a multiple of 8."""
 _HEADER = struct.Struct("<II")
-_PAYLOAD_KINDS = frozenset({Kind.REST, Kind.BLOB, Kind.RAW})
 
 
 class Plain(Dialect):

@@ -51,7 +51,7 @@ class Storage(Dialect):
             return []
         command = cdb_of(item.request) if item.request is not None else b""
         fmt = data_format(command, to_guest=item.direction == Direction.HOST_TO_GUEST) if command else None
-        if fmt is None or _starts_late(item):
+        if fmt is None or item.data_offset:
             return [Layer(None, start, stop, "payload")]
         return [Layer(fmt, start, stop)]
 
@@ -116,8 +116,3 @@ def _command_line(item: Decoded) -> str:
     *_, path, target, lun, _, _, direction, _, length = _SRB.unpack_from(data, at)
     moves = f", {('writes', 'reads', 'moves')[min(direction, 2)]} {length} bytes" if length else ""
     return f"{path}:{target}:{lun} {command_name(cdb_of(item))}{moves}"
-
-
-def _starts_late(item: Decoded) -> bool:
-    """Whether the recorded data is a later part of all the data."""
-    return len(item.data) >= 32 and int.from_bytes(item.data[28:32], "little") != 0
