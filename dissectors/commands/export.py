@@ -114,6 +114,8 @@ def disk(
             "the image has holes where it is missing",
             file=sys.stderr,
         )
+    if found.beyond:
+        print(f"vmbus: {found.beyond} requests are of blocks beyond the end of any file: left out", file=sys.stderr)
 
 
 @application.command("sockets")

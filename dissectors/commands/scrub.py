@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dissectors.commands.options import channels, tell_damage
+from dissectors.commands.options import DecodeAs, channels, tell_damage
 from dissectors.engine import Session
 from dissectors.exports.scrub import scrub
 from vmbus.cli.files import check_output
@@ -16,10 +16,7 @@ from vmbus.cli.files import check_output
 def command(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A capture.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="Where the copy goes.")],
-    decode_as: Annotated[
-        list[str] | None,
-        typer.Option("-d", "--decode-as", metavar="CHANNEL=PROTOCOL", help="What a channel speaks, e.g. 3=scsi."),
-    ] = None,
+    decode_as: DecodeAs = None,
 ) -> None:
     """Copy a capture with its payloads blanked, to be shared."""
     check_output(target, source)

@@ -6,6 +6,7 @@ request to get them whole.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -23,7 +24,6 @@ MOVES_BLOCKS = frozenset(
     }
 )  # fmt: skip
 _LUN_AT = SRB_AT + 7
-_EXTERNAL_OFFSET_AT = 28
 
 
 @dataclass(slots=True)
@@ -36,6 +36,8 @@ class Exported:
     """Bytes written to the image; blocks that were seen twice count twice."""
     cut: int = 0
     """Requests of which a part of the data was not recorded."""
+    beyond: int = 0
+    """Requests of blocks so far out that no file has a place for them: of a hostile guest, or in a damaged capture."""
 
 
 def export_disk(
@@ -60,14 +62,28 @@ def export_disk(
         place = blocks_of(cdb)
         if not cdb or cdb[0] not in MOVES_BLOCKS or place is None or _lun(item.request) != lun:
             continue
-        offset = int.from_bytes(item.data[_EXTERNAL_OFFSET_AT : _EXTERNAL_OFFSET_AT + 4], "little")
         data = bytes(item.data[item.body_at :])
-        target.seek(place[0] * block_size + offset)
+        if not _reach(target, place[0] * block_size + item.data_offset):
+            found.beyond += 1
+            continue
         target.write(data)
         found.requests += 1
         found.size += len(data)
         found.cut += item.is_cut
     return found
+
+
+def _reach(target: BinaryIO, place: int) -> bool:
+    """Go to a place in a file, if there can be one."""
+    try:
+        target.seek(place)
+    except OverflowError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def _lun(request: Decoded) -> int:

@@ -8,10 +8,11 @@ understood is blanked whole: records that are none of VMBus, blocks that hold no
 
 from __future__ import annotations
 
+import heapq
 import shutil
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from dissectors.engine import Decoded, Session
 from dissectors.engine.dialects.network import Network, frame_parts
@@ -25,6 +26,7 @@ from vmbus.wire.schema import WireError
 _KEPT_NOTES = frozenset({NoteKind.TEXT, NoteKind.PROBLEM})
 _KEPT_BLOCKS = PACKET_BLOCKS | {blocks.SECTION_HEADER, blocks.INTERFACE_DESCRIPTION, blocks.INTERFACE_STATISTICS}
 _ETHERTYPE = slice(12, 14)
+_PIECE = 1 << 20
 
 
 def private_ranges(item: Decoded) -> Iterator[tuple[int, int]]:
@@ -58,21 +60,43 @@ def scrub(
     session: Session | None = None,
     on_damage: Callable[[Damage], None] = lambda damage: None,
 ) -> int:
-    """Copy a capture and blank its private bytes in the copy; returns how many bytes were blanked."""
+    """Copy a capture with its private bytes blanked; returns how many those were."""
     session = session or Session()
     store = CaptureStore.open(source)
     try:
         store.update(final=True)
-        shutil.copyfile(source, target)
-        blanked = 0
-        with target.open("r+b") as file:
-            for start, stop in chain(_outside_records(source, on_damage), _in_records(store, session)):
-                file.seek(start)
-                file.write(bytes(stop - start))
-                blanked += stop - start
-        return blanked
+        private = heapq.merge(_outside_records(source, on_damage), _in_records(store, session))
+        with source.open("rb") as original, target.open("wb") as copy:
+            return _copy(original, copy, private)
     finally:
         store.close()
+
+
+def _copy(original: BinaryIO, copy: BinaryIO, private: Iterable[tuple[int, int]]) -> int:
+    """Copy a file with zeros for what is private, which comes in order; returns how many.
+
+    Nothing private is ever in the copy, also when it is never finished.
+    """
+    at = blanked = 0
+    for start, stop in private:
+        if stop <= at:
+            continue
+        for piece in _pieces(max(start - at, 0)):
+            copy.write(original.read(piece))
+        at = max(start, at)
+        for piece in _pieces(stop - at):
+            copy.write(bytes(piece))
+        blanked += stop - at
+        at = original.seek(stop)
+    shutil.copyfileobj(original, copy, _PIECE)
+    return blanked
+
+
+def _pieces(size: int) -> Iterator[int]:
+    """A number of bytes in pieces that memory has room for."""
+    while size > 0:
+        yield min(size, _PIECE)
+        size -= _PIECE
 
 
 def _in_records(store: CaptureStore, session: Session) -> Iterator[tuple[int, int]]:
@@ -82,7 +106,7 @@ def _in_records(store: CaptureStore, session: Session) -> Iterator[tuple[int, in
         if not kind:
             yield at, at + len(data)
             continue
-        for start, stop in private_ranges(session.feed_bytes(data, times[index], index + 1)):
+        for start, stop in sorted(private_ranges(session.feed_bytes(data, times[index], index + 1))):
             yield at + start, at + stop
 
 

@@ -25,7 +25,6 @@ def export_sockets(items: Iterable[Decoded], folder: Path) -> list[Path]:
 
     NUMBER is that of the record in which the channel was offered, because ids are used again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written: dict[Path, None] = {}
     for item in items:
         piece = stream_piece(item)
@@ -34,6 +33,8 @@ def export_sockets(items: Iterable[Decoded], folder: Path) -> list[Path]:
         sender = "guest" if item.direction == Direction.GUEST_TO_HOST else "host"
         offered = item.channel.offered if item.channel is not None else 0
         path = folder / f"channel-{item.channel_id}-{offered}-{sender}.bin"
+        if not written:
+            folder.mkdir(parents=True, exist_ok=True)
         with path.open("ab" if path in written else "wb") as file:
             file.write(piece)
         written[path] = None
