@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dissectors.engine import Decoded, Session
 from dissectors.engine.dialects.network import COMPLETE, REQUESTS, Network
 from dissectors.replay.pace import Pace, Unasked
+from dissectors.replay.scatter import scatter
 from dissectors.replay.script import OUTSIDE, ChannelScript, Request, Said, packet_identity
 from vmbus.channel import Channel, ChannelHandler
 from vmbus.errors import VmbusError
@@ -212,14 +213,4 @@ def _fill(views: Sequence[memoryview], said: Said, changed: Callable[[bytes], by
         for view in views:
             view[:] = bytes(len(view))
     for piece in said.data:
-        start = int.from_bytes(piece.data[28:32], "little")
-        data = changed(bytes(piece.data[piece.body_at :]))
-        for view in views:
-            if not data:
-                break
-            if start >= len(view):
-                start -= len(view)
-                continue
-            part = data[: len(view) - start]
-            view[start : start + len(part)] = part
-            data, start = data[len(part) :], 0
+        scatter(views, piece.data_offset, changed(bytes(piece.data[piece.body_at :])))

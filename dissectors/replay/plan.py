@@ -24,6 +24,8 @@ _MESSAGE, _PACKET, _EXTERNAL, _REGISTER = (
     int(RecordKind.REGISTER),
 )
 GUEST = int(Direction.GUEST_TO_HOST)
+MAX_PAGE = 1 << 28
+"""Page numbers from here on, a tebibyte, are in no guest's memory that could be made anew."""
 
 
 class ReplayFailed(VmbusError):
@@ -75,11 +77,14 @@ def plan_replay(items: Iterable[Decoded]) -> Plan:
             plan.steps.append(step)
             of_request[id(item)] = step
             plan.last_page = max(plan.last_page, *_pages_of(item), 0)
+            if plan.last_page >= MAX_PAGE:
+                raise ReplayFailed(f"record {item.number} names page {plan.last_page:#x}, which no guest's memory has")
         elif item.kind == _MESSAGE:
             plan.messages += 1
         else:
             plan.packets[item.channel_id] += 1
-            _note_sections(plan, item)
+            if size := section_size(item):
+                plan.section_size[item.channel_id] = size
     if not plan.steps:
         raise ReplayFailed("the capture holds nothing that a guest sent")
     if not plan.message_page:
@@ -124,12 +129,12 @@ def ranges_of(item: Decoded) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
     return [((found.byte_offset, found.byte_count), found.pfns) for found in header.ranges]
 
 
-def _note_sections(plan: Plan, item: Decoded) -> None:
+def section_size(item: Decoded) -> int:
+    """The bytes of a section of a card's send buffer, if this is the host's answer when it was given one; else 0."""
     if not isinstance(item.dialect, Network):
-        return
+        return 0
     try:
-        done = nvsp.NvspCompletion.parse(item.data, item.payload_at)
+        body = nvsp.NvspCompletion.parse(item.data, item.payload_at).body
     except WireError:
-        return
-    if isinstance(done.body, nvsp.NvspSendSendBufferComplete):
-        plan.section_size[item.channel_id] = done.body.section_size
+        return 0
+    return body.section_size if isinstance(body, nvsp.NvspSendSendBufferComplete) else 0

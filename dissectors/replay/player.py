@@ -21,6 +21,7 @@ from dissectors.engine.dialects.control import parse_body
 from dissectors.engine.dialects.network import Network
 from dissectors.replay.plan import Plan, ReplayFailed, Step, ranges_of
 from dissectors.replay.results import Result
+from dissectors.replay.scatter import scatter
 from vmbus.memory import PAGE_SIZE, GuestMemory
 from vmbus.ring.incoming import IncomingRing
 from vmbus.ring.pair import RingPair, map_ring_pair
@@ -229,9 +230,9 @@ class Player:
             whole += _pieces(pfns, offset, length)
         if isinstance(item.dialect, Network):
             whole = self._section(item) or whole
+        views = [self._memory.view(gpa, length) for gpa, length in whole]
         for piece in step.data:
-            start = int.from_bytes(piece.data[28:32], "little")
-            self._scatter(whole, start, bytes(piece.data[piece.body_at :]))
+            scatter(views, piece.data_offset, bytes(piece.data[piece.body_at :]))
 
     def _section(self, item: Decoded) -> list[tuple[int, int]]:
         try:
@@ -246,17 +247,6 @@ class Player:
         pages = self._gpadls.get(self._send_buffers.get(item.channel_id, 0), [])
         size = self._plan.section_size.get(item.channel_id, 0)
         return _pieces(tuple(pages), body.send_buffer_section_index * size, body.send_buffer_section_size)
-
-    def _scatter(self, pieces: list[tuple[int, int]], start: int, data: bytes) -> None:
-        for gpa, length in pieces:
-            if start >= length:
-                start -= length
-                continue
-            part = data[: length - start]
-            self._memory.write(gpa + start, part)
-            data, start = data[len(part) :], 0
-            if not data:
-                return
 
 
 def _pieces(pfns: tuple[int, ...], offset: int, length: int) -> list[tuple[int, int]]:

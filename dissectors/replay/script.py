@@ -17,7 +17,7 @@ from dissectors.engine.dialect import COMPLETION, Dialect
 from dissectors.engine.dialects.control import message_type, parse_body
 from dissectors.engine.dialects.network import REQUESTS, Network
 from dissectors.engine.dialects.storage import Storage
-from dissectors.replay.plan import GUEST, ReplayFailed
+from dissectors.replay.plan import GUEST, ReplayFailed, section_size
 from vmbus.wire import control as c
 from vmbus.wire import nvsp, vstor
 from vmbus.wire.capture import RecordKind
@@ -48,8 +48,7 @@ class Said:
     @property
     def is_cut(self) -> bool:
         """Whether some of the data was not recorded."""
-        total = int.from_bytes(self.data[0].data[24:28], "little") if self.data else 0
-        return sum(len(piece.data) - piece.body_at for piece in self.data) < total
+        return bool(self.data) and sum(len(piece.data) - piece.body_at for piece in self.data) < self.data[0].data_total
 
 
 @dataclass
@@ -153,7 +152,7 @@ class _Planner:
             if asked is not None:
                 said = Said(item, item.time_ns - asked.item.time_ns, data=data)
                 asked.answers.append(said)
-                _note_section(opening, item)
+                opening.section_size = section_size(item) or opening.section_size
                 self.script.incomplete += said.is_cut or (not data and _lacks_data(asked.item, item))
                 return
             said = Said(item, item.time_ns - last, opening.requests[-1] if opening.requests else None, data)
@@ -265,16 +264,6 @@ def packet_identity(item: Decoded, dialect: Dialect, outside: bytes) -> Hashable
         frame = 8 + offset
         return number, kind, outside[frame + 12 : frame + 14], outside[frame + 23 : frame + 24]
     return number, kind, subject if kind in REQUESTS else 0
-
-
-def _note_section(opening: ChannelScript, item: Decoded) -> None:
-    if isinstance(item.dialect, Network):
-        try:
-            body = nvsp.NvspCompletion.parse(item.data, item.payload_at).body
-        except WireError:
-            return
-        if isinstance(body, nvsp.NvspSendSendBufferComplete):
-            opening.section_size = body.section_size
 
 
 def _lacks_data(request: Decoded, completion: Decoded) -> bool:

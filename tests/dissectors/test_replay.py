@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from dissectors.replay import ReplayFailed, plan_replay
-from dissectors.testing import Script
+from dissectors.testing import GUEST, Script
+from vmbus.wire import control as c
+from vmbus.wire.control_values import MessageType
 
 StartHost = Callable[..., AbstractContextManager[str]]
 
@@ -38,6 +40,14 @@ def test_a_host_that_offers_something_else_is_told_apart(start_host: StartHost, 
         result = run("replay", str(recorded), address, "--fast")
     assert result.returncode == 1
     assert result.stderr.startswith("vmbus: the host") or "0 of" in result.stdout
+
+
+def test_a_page_beyond_all_memory_is_refused_in_one_line(script: Script) -> None:
+    words = (4096, 1 << 60)
+    header = c.GpadlHeader(channel_id=3, gpadl_id=7, range_bytes=16, range_count=1, words=words)
+    number = script.message(GUEST, MessageType.GPADL_HEADER, header)
+    with pytest.raises(ReplayFailed, match=rf"^record {number} names page 0x1000000000000000, which no guest's memory"):
+        plan_replay(script.decode())
 
 
 def test_a_capture_without_a_guest_is_refused_in_one_line(script: Script, tmp_path: Path) -> None:
