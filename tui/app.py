@@ -39,8 +39,8 @@ class VmbusApp(App[int]):
 
     CSS_PATH = "style.tcss"
     TITLE = "vmbus"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-high")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-slim"), (76, "-narrow"), (110, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (22, "-low"), (34, "-high")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter"),
         Binding("f", "follow", "Follow"),
@@ -135,7 +135,8 @@ class VmbusApp(App[int]):
         if not self._panes_are_there:
             return
         self.query_one(HexView).show_record(event.item)
-        self.query_one(DecodeTree).show_record(event.item)
+        found = self.findings.of(event.item.number - 1) if event.item is not None else []
+        self.query_one(DecodeTree).show_record(event.item, found)
         self.query_one("#hex").border_title = "bytes" if event.item is None else f"bytes: {len(event.item.data)}"
 
     @on(Tree.NodeHighlighted, "#tree")
@@ -257,7 +258,8 @@ class VmbusApp(App[int]):
             self.notify(f"no {'further' if step > 0 else 'earlier'} problem", timeout=2)
             return
         self.query_one(PacketList).go_to(index)
-        problems = self.findings.of(index) or self._feed.reader.item(index).problems
+        findings = [f"{finding}. {finding.look_at}" for finding in self.findings.of(index)]
+        problems = findings or self._feed.reader.item(index).problems
         self.notify("\n".join(problems[:3]), severity="warning", timeout=6, markup=False)
 
     # Other actions

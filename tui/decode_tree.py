@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from textual.widgets.tree import TreeNode
 
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.names import field_name, module_name, snake
+from dissectors.rules.checker import Finding
 from vmbus.wire.capture import RecordHeader
 from vmbus.wire.enums import OpenEnum, OpenFlags
 from vmbus.wire.ring import PacketDescriptor
@@ -49,14 +51,17 @@ class DecodeTree(Tree[Node]):
         self.record: Node | None = None
         """The root of the tree that is shown."""
 
-    def show_record(self, item: Decoded | None) -> None:
-        """Show another record, with the cursor on the field of the same name if there is one."""
+    def show_record(self, item: Decoded | None, findings: Iterable[Finding] = ()) -> None:
+        """Show another record and what the rules found at it; the cursor stays in its line."""
         at = self.cursor_line
         self.clear()
         self._formats.clear()
         self.record = None
         if item is None:
             return
+        for finding in findings:
+            self.root.add_leaf(Text(f"! {finding}", "bold red"))
+            self.root.add_leaf(Text(f"  {finding.look_at}", "red"))
         for note in item.notes:
             self.root.add_leaf(Text(f"! {note}", "bold red"))
         self.record = item.tree

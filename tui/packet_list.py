@@ -249,7 +249,7 @@ class PacketList(ScrollView, can_focus=True):
             segments.append(Segment(f"{'' if latency is None else duration(latency):>{c.latency}} ", quiet))
         if c.bytes:
             segments.append(Segment(f"{item.volume:>{c.bytes},} ", quiet))
-        text, problems = item.summary.replace("\n", " "), self._findings.of(item.number - 1) or item.notes
+        text, problems = item.summary.replace("\n", " "), [*self._findings.of(item.number - 1), *item.notes]
         if problems:
             segments.append(Segment(f"{text}  ! {problems[0]}", base + ink(palette.problem)))
         else:

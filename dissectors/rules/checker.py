@@ -29,6 +29,9 @@ class Finding:
     happened: str
     look_at: str
 
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.happened}"
+
     def as_dict(self) -> dict[str, Any]:
         """The finding as JSON shows it."""
         return {

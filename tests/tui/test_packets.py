@@ -8,6 +8,7 @@ import pytest
 
 from dissectors.testing import HOST, Script
 from tui.app import VmbusApp
+from tui.decode_tree import DecodeTree
 from tui.packet_list import PacketList
 from vmbus.capture import blocks
 
@@ -126,7 +127,9 @@ async def test_n_finds_what_the_expert_rules_find(opened, until, script: Script,
     async with opened(path) as (app, pilot):
         await pilot.press("n")
         await until(pilot, lambda: packets(app).selected_index == len(script.records) - 1)
-        assert app.findings.of(packets(app).selected_index)[0].startswith("EX-24")
+        assert app.findings.of(packets(app).selected_index)[0].rule == "EX-24"
+        happened, look_at = (str(node.label) for node in app.query_one(DecodeTree).root.children[:2])
+        assert happened.startswith("! EX-24: channel 3 scsi: no request") and look_at.strip().startswith("Look at ")
         assert "! EX-24" in line(app, packets(app).height)
 
 
