@@ -56,12 +56,13 @@ def become_newer() -> None:
 
 
 def write_newer(device: type[NetworkProvider] | type[StorageController]) -> None:
-    save, checkpoint, restore = device.save, device.checkpoint, device.restore
+    save, checkpoint, restore, reopen = device.save, device.checkpoint, device.restore, device.reopen
     device.state_format = raised(device.state_format, wrapped)
     device.save = lambda self: {"wrapped": save(self)}  # type: ignore[method-assign]
     if device is NetworkProvider:  # a controller's checkpoint is what it saves
         device.checkpoint = lambda self: {"wrapped": checkpoint(self)}  # type: ignore[method-assign]
     device.restore = lambda self, state: restore(self, state["wrapped"])  # type: ignore[method-assign]
+    device.reopen = lambda self, state: reopen(self, state["wrapped"])  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 
 from vmbus.devices.catalog import make_devices, stand_in
+from vmbus.devices.device import DeviceError
+from vmbus.devices.storage.controller import StorageController
+from vmbus.devices.storage.dvd import DiscLocked, ScsiDvd
+from vmbus.drivers.disk import Disk
 from vmbus.host import Host
 from vmbus.host.ctl_commands import Arguments, CtlCommands, Slow
 from vmbus.host.inventory import NotThereAgain
 from vmbus.host.servicing import Servicing
-from vmbus.testing.servicing import Restarts
+from vmbus.testing.servicing import FourChannels, Restarts
+from vmbus.wire.scsi.mmc import MediaEvent
+from vmbus.wire.scsi.opcodes import Opcode
+from vmbus.wire.scsi.primary import PreventAllow, StartStopUnit
 
 KILL = pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
 
@@ -156,3 +163,77 @@ def test_a_change_before_the_guest_is_back_is_not_forgotten(restarts: Callable[.
     bus.start()
     assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 2, timeout=10)
     assert labels(bus) == ["scsi", "scsi1"] and disk.read(0, 1) == bytes(512)
+
+
+def drive(bus: Restarts) -> ScsiDvd:
+    device = bus.host.slots[3].device
+    assert isinstance(device, StorageController)
+    (unit,) = device.units.values()
+    assert isinstance(unit, ScsiDvd)
+    return unit
+
+
+@pytest.fixture
+def with_drive(restarts: Callable[..., Restarts], other: Path, tmp_path: Path) -> Restarts:
+    """A bus with a DVD drive too, in which there is the disc that the command line names."""
+    named = tmp_path / "named.iso"
+    named.write_bytes(b"named..." * 512)
+    bus = restarts()
+    before = bus.make
+    bus.make = lambda: [*before(), *make_devices(disks=[f"{named},dvd,controller=7"])]
+    bus.restart(kill=False)
+    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 4, timeout=10)
+    return bus
+
+
+@KILL
+def test_a_disc_that_was_changed_is_in_the_drive_again(with_drive: Restarts, other: Path, kill: bool) -> None:
+    bus = with_drive
+    first = drive(bus)
+    assert first.changed_to is None and first.blocks == 2
+    ctl(bus, "insert", unit="scsi7", file=str(other))
+    for _ in range(2):
+        bus.restart(kill=kill)
+        assert drive(bus).blocks == 2048 and drive(bus).changed_to == str(other)
+    ctl(bus, "eject", unit="scsi7")
+    bus.restart(kill=kill)
+    assert not drive(bus).is_ready
+
+
+@KILL
+def test_a_tray_that_the_guest_has_locked_or_opened_is_so_in_the_next_process(with_drive: Restarts, kill: bool) -> None:
+    bus = with_drive
+    link = bus.guest.bus.wait(bus.guest.driver(FourChannels, 2).ready, 10)
+    disk = Disk(link, bus.guest.pages, bus.guest.bus.wait)
+    disk.run(PreventAllow(opcode=Opcode.PREVENT_ALLOW, prevent=1))
+    bus.restart(kill=kill)
+    with pytest.raises(DiscLocked):
+        ctl(bus, "eject", unit="scsi7")
+    disk.run(PreventAllow(opcode=Opcode.PREVENT_ALLOW))
+    disk.run(StartStopUnit(opcode=Opcode.START_STOP_UNIT, load_eject=1))
+    bus.restart(kill=kill)
+    assert not drive(bus).is_ready and drive(bus).is_open and not drive(bus).locked_by
+    assert list(drive(bus).media_events) == [MediaEvent.EJECT_REQUEST, MediaEvent.MEDIA_REMOVAL]
+
+
+def test_a_disc_that_is_changed_before_the_guest_is_back_is_not_forgotten(with_drive: Restarts, other: Path) -> None:
+    bus = with_drive
+    bus.end(kill=True)
+    host = Host(bus.make(), servicing=Servicing(bus.state, stand_in))
+    change = CtlCommands(host).run(Arguments({"command": "insert", "unit": "scsi7", "file": str(other)}))
+    change.finish(change.work())
+    host.close()
+    bus.start()
+    assert drive(bus).changed_to == str(other)
+
+
+def test_a_host_whose_changed_disc_is_not_there_any_more_does_not_start(with_drive: Restarts, other: Path) -> None:
+    bus = with_drive
+    ctl(bus, "insert", unit="scsi7", file=str(other))
+    bus.end(kill=True)
+    other.rename(other.with_suffix(".away"))
+    with pytest.raises(DeviceError, match=r"scsi7/0:0:0: its disc was changed at run time, and .*other.img"):
+        Host(bus.make(), servicing=Servicing(bus.state, stand_in))
+    other.with_suffix(".away").rename(other)
+    bus.start()
+    assert drive(bus).is_ready

@@ -121,6 +121,8 @@ def test_a_document_has_the_fields_that_are_documented(restarts: Callable[..., R
         "attentions", "reservations", "write_cache",
     }  # fmt: skip
     assert card.keys() == {"mac", "link_up", "session"}
-    assert card["session"]["receive_buffer"].keys() == {"gpadl_id", "set_id", "next_transaction", "outstanding"}
+    assert card["session"]["receive_buffer"].keys() == {
+        "gpadl_id", "set_id", "suballocation_size", "next_transaction", "outstanding",
+    }  # fmt: skip
     for channel in document["channels"].values():
         assert channel.keys() == {"target_vp", "taken_total", "sent_total", "unsent"}

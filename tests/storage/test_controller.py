@@ -8,6 +8,7 @@ import pytest
 
 from vmbus.devices.storage.controller import StorageController, UnitAddress
 from vmbus.devices.storage.disk import ScsiDisk
+from vmbus.devices.storage.dvd import ScsiDvd
 from vmbus.devices.storage.identity import Identity
 from vmbus.devices.storage.memory import MemoryBackend
 from vmbus.drivers.errors import DriverError
@@ -19,7 +20,7 @@ from vmbus.testing.storage import StorageBench
 from vmbus.wire.scsi.block import Transfer10
 from vmbus.wire.scsi.inquiry import PeripheralQualifier
 from vmbus.wire.scsi.opcodes import Opcode
-from vmbus.wire.scsi.primary import TestUnitReady
+from vmbus.wire.scsi.primary import PreventAllow, TestUnitReady
 from vmbus.wire.scsi.sense import AdditionalSense, SenseKey
 from vmbus.wire.vstor import (
     DataDirection,
@@ -32,6 +33,8 @@ from vmbus.wire.vstor import (
     VstorStatus,
     VstorVersion,
 )  # fmt: skip
+
+PREVENT = PreventAllow(opcode=Opcode.PREVENT_ALLOW, prevent=1)
 
 
 @pytest.fixture
@@ -237,3 +240,12 @@ def test_state_is_saved_and_taken_up_by_another_controller(bench: StorageBench, 
         with pytest.raises(ScsiError, match="CAPACITY_DATA_CHANGED"):
             again.disk().run(TestUnitReady(opcode=0))
         assert again.disk().open().blocks == 8192
+
+
+def test_a_guest_that_is_gone_has_no_tray_locked(bench: StorageBench) -> None:
+    drive = ScsiDvd(MemoryBackend(1 << 20), Identity.of("drive"))
+    bench.controller.add(UnitAddress(0, 0, 1), drive)
+    bench.wait(bench.link.execute(Address(lun=1), PREVENT, None, DataDirection.NONE))
+    assert drive.locked_by
+    bench.pair.host.close()
+    assert not drive.locked_by

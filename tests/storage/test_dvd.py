@@ -7,6 +7,7 @@ import pytest
 from vmbus.devices.storage.dvd import DiscLocked, ScsiDvd
 from vmbus.devices.storage.identity import Identity
 from vmbus.devices.storage.memory import MemoryBackend
+from vmbus.devices.storage.result import BUS_RESET
 from vmbus.testing.scsi import Initiator
 from vmbus.wire.scsi import response_format
 from vmbus.wire.scsi.block import Transfer10
@@ -109,6 +110,17 @@ def test_a_locked_tray_keeps_the_disc_until_the_guest_lets_go(drive: ScsiDvd, gu
 def test_force_changes_a_locked_disc(drive: ScsiDvd, guest: Initiator) -> None:
     guest.run(LOCK)
     drive.change_disc(None, force=True)
+    assert not drive.is_ready
+
+
+@pytest.mark.parametrize("how", ["reset", "lose"])
+def test_a_tray_is_locked_until_a_reset_or_until_the_guest_has_gone(drive: ScsiDvd, guest: Initiator, how: str) -> None:
+    guest.run(LOCK)
+    if how == "reset":
+        drive.reset(BUS_RESET, AdditionalSense.BUS_RESET_OCCURRED)
+    else:
+        drive.lose(guest.name)
+    drive.change_disc(None)
     assert not drive.is_ready
 
 

@@ -7,6 +7,7 @@ import pytest
 from vmbus.devices.storage.disk import ScsiDisk
 from vmbus.devices.storage.identity import Identity
 from vmbus.devices.storage.memory import MemoryBackend
+from vmbus.devices.storage.result import BUS_RESET
 from vmbus.testing.scsi import Initiator, Outcome
 from vmbus.wire.scsi import response_format
 from vmbus.wire.scsi.block import Transfer10
@@ -258,3 +259,17 @@ def test_the_old_reserve_and_persistent_reservations_exclude_each_other(nodes: t
     a.run(Reserve6(opcode=Opcode.RELEASE_6))
     a.register()
     assert b.run(Reserve6(opcode=Opcode.RESERVE_6)).status == CONFLICT
+
+
+@pytest.mark.parametrize("how", ["reset", "lose"])
+def test_reserve_lasts_until_a_reset_or_until_its_initiator_has_gone(how: str) -> None:
+    unit = ScsiDisk(MemoryBackend(1 << 20), Identity.of("shared"))
+    a, b = Node(unit, "a", 1), Node(unit, "b", 2)
+    a.run(Reserve6(opcode=Opcode.RESERVE_6))
+    assert b.run(WRITE, data=bytes(512)).status == CONFLICT
+    if how == "reset":
+        unit.reset(BUS_RESET, AdditionalSense.BUS_RESET_OCCURRED)
+        b.run(TestUnitReady(opcode=Opcode.TEST_UNIT_READY))
+    else:
+        unit.lose("a")
+    assert b.run(WRITE, data=bytes(512)).status == GOOD

@@ -130,6 +130,17 @@ class Device(ABC):
         """
         return self.save()
 
+    def reopen(self, state: State) -> None:  # noqa: B027 - most devices are what the command line says
+        """The host starts, and an earlier process left ``state``: open what that one had been given at run time in the
+        place of what the command line names.  It may block.
+
+        Raises a :class:`VmbusError` if that cannot be: the host does not start then.
+        """
+
+    def amend(self, state: State) -> State:
+        """A state of an earlier process that nobody has taken up yet, with what is opened by now (:meth:`reopen`)."""
+        return state
+
     def restore(self, state: State) -> None:  # noqa: B027 - most devices have no state
         """Take up a state that :meth:`save` gave, before any channel of it is opened again."""
 

@@ -230,6 +230,7 @@ class CtlCommands:
     def eject(self, arguments: Arguments) -> None:
         """``unit``: take the disc out; ``force`` also if the guest has locked the tray."""
         self._drive(arguments.text("unit")).change_disc(None, force=arguments.flag("force"))
+        self._host.inventory.changed()
 
     def insert(self, arguments: Arguments) -> Slow:
         """``unit`` and ``file``: put a disc in, in the place of one that is there; ``force`` as for ``eject``."""
@@ -237,10 +238,11 @@ class CtlCommands:
 
         def finish(disc: Any) -> None:
             try:
-                drive.change_disc(disc, force=force)
+                drive.change_disc(disc, file, force=force)
             except VmbusError:
                 disc.close()
                 raise
+            self._host.inventory.changed()
 
         return Slow(lambda: open_backend(file, read_only=True), finish)
 

@@ -81,7 +81,7 @@ class Inventory:
                     controller, address = where[unit]
                     instance = str(controller.instance_id)
                     self._added.append(Addition("--scsi", text, instance, str(address), monitor_latency))
-            self._changed()
+            self.changed()
 
     def _place(self, disks: Sequence[tuple[DiskSpec, MediaUnit]], monitor_latency: int | None) -> list[str]:
         known = self._controllers()
@@ -106,28 +106,29 @@ class Inventory:
         for device in devices:
             labels.append(self._host.plug(device).label)
             self._added.append(Addition(option, text, str(device.instance_id), "", monitor_latency))
-        self._changed()
+        self.changed()
         return labels
 
     def remove(self, slot: DeviceSlot) -> None:
         """Take a device away for good."""
         self._forget(str(slot.device.instance_id))
         self._host.unplug(slot)
-        self._changed()
+        self.changed()
 
     def remove_unit(self, controller: StorageController, address: UnitAddress) -> None:
         """Take a unit away for good."""
         unit = controller.remove(address)
         self._forget(str(controller.instance_id), str(address))
         unit.close()
-        self._changed()
+        self.changed()
 
     def _forget(self, instance: str, unit: str = "") -> None:
         self._added = [one for one in self._added if one.instance != instance or unit not in ("", one.unit)]
         if (instance, unit) in self._named and (instance, unit) not in self._removed:
             self._removed.append((instance, unit))
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Something of the devices is other than it was; also a disc."""
         if self._host.servicing is not None:
             self._host.servicing.devices_changed(self._host)
 

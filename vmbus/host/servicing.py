@@ -125,6 +125,9 @@ class Servicing:
                 device = devices.get(saved["instance"])
                 if device is not None:
                     device.state_format.check(f"{self.path}: the state of {device.name}", saved["version"])
+                    saved["state"] = upgraded_device(saved, device.state_format)
+                    saved["version"] = device.state_format.version
+                    device.reopen(saved["state"])
         except _SIGNS_OF_DAMAGE as error:
             raise BadHostState(f"{self.path} is damaged: {type(error).__name__}: {error}") from None
 
@@ -241,6 +244,11 @@ class Servicing:
         if host.partition is not None:
             host.partition.save()
         elif self._saved is not None:
+            devices = {str(slot.device.instance_id): slot.device for slot in host.slots}
+            for saved in self._saved["devices"]:
+                device = devices.get(saved["instance"])
+                if device is not None:
+                    saved["state"] = device.amend(saved["state"])
             self._saved["changes"] = host.inventory.save()
             write_document(self.path, self._saved)
 

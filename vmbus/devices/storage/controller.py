@@ -25,7 +25,7 @@ from vmbus.devices.storage.negotiation import Negotiation
 from vmbus.devices.storage.result import BUS_RESET, INVALID_LUN, Result, illegal_request
 from vmbus.devices.storage.task import Task
 from vmbus.devices.storage.workers import Workers
-from vmbus.state_format import State
+from vmbus.state_format import State, StateFormat
 from vmbus.wire.scsi.capacity import LunEntry, LunList, ReportLuns
 from vmbus.wire.scsi.inquiry import Inquiry, InquiryExtension, PeripheralQualifier, StandardInquiry
 from vmbus.wire.scsi.opcodes import DeviceType, Opcode
@@ -60,8 +60,18 @@ class UnitAddress(NamedTuple):
         return f"{self.path}:{self.target}:{self.lun}"
 
 
+def _with_discs(state: State) -> State:
+    """1 to 2: a DVD drive says which disc it has, and how its tray is; a disk says whether it caches."""
+    for unit in state["units"].values():
+        if "write_cache" not in unit:
+            unit |= {"changed_to": None, "tray_open": False, "locked_by": [], "media_events": []}
+    return state
+
+
 class StorageController(Device):
     """A SCSI controller, or with :meth:`ide` the accelerator channel of one IDE disk."""
+
+    state_format = StateFormat(2, {1: _with_discs})
 
     def __init__(
         self,
@@ -287,12 +297,29 @@ class StorageController(Device):
         for unit in set(self.units.values()):
             unit.abandon(waiting)
         if handler.is_primary:
+            for unit in set(self.units.values()):
+                unit.lose(self.initiator)
             self.negotiation.reset()
             self.reroute()
 
     def save(self) -> State:
         units = {str(address): unit.save() for address, unit in self.units.items()}
         return {"negotiation": self.negotiation.save(), "units": units}
+
+    def reopen(self, state: State) -> None:
+        for address, unit in self.units.items():
+            if str(address) in state["units"]:
+                try:
+                    unit.reopen(state["units"][str(address)])
+                except DeviceError as error:
+                    raise DeviceError(
+                        f"{self.name}/{address}: its disc was changed at run time, and that one is not there: {error}"
+                    ) from None
+
+    def amend(self, state: State) -> State:
+        units = {str(address): unit for address, unit in self.units.items()}
+        amended = {at: units[at].amend(one) if at in units else one for at, one in state["units"].items()}
+        return {**state, "units": amended}
 
     def restore(self, state: State) -> None:
         self.negotiation.restore(state["negotiation"])

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, cast
 
 from vmbus.devices.device import DeviceError
 from vmbus.devices.storage import common_commands, dvd_commands
-from vmbus.devices.storage.backend import Backend
+from vmbus.devices.storage.backend import Backend, open_backend
 from vmbus.devices.storage.identity import Identity
 from vmbus.devices.storage.media import MediaUnit
-from vmbus.devices.storage.result import not_ready
+from vmbus.devices.storage.result import Result, not_ready
 from vmbus.devices.storage.unit import Command
 from vmbus.wire.schema import Format
 from vmbus.wire.scsi.inquiry import SerialNumber, VpdHeader, VpdPage
@@ -54,6 +54,10 @@ class ScsiDvd(MediaUnit):
     def __init__(self, disc: Backend | None, identity: Identity) -> None:
         super().__init__(identity, 2048)
         self.is_open = False
+        self.changed_to: str | None = None
+        """What :func:`open_backend` takes for the disc that was put in at run time: nothing for none, and None while
+        the drive has what it was made with.
+        """
         self.media_events: deque[MediaEvent] = deque(maxlen=MAX_MEDIA_EVENTS)
         self.locked_by: set[Hashable] = set()
         self.set_medium(disc)
@@ -75,14 +79,17 @@ class ScsiDvd(MediaUnit):
             )
         return self.backend
 
-    def change_disc(self, disc: Backend | None, *, force: bool = False) -> None:
+    def change_disc(self, disc: Backend | None, name: str = "", *, force: bool = False) -> None:
         """Put another disc in, or none; the old one's backend is closed, and the guest hears of it.
+
+        By ``name`` the next process opens the disc again (:func:`open_backend`).
 
         Raises :class:`DiscLocked` while the guest keeps the tray locked, after asking it to eject; ``force`` does
         not ask.
         """
         if self.locked_by and self.backend is not None and not force:
             self.media_events.append(MediaEvent.EJECT_REQUEST)
+            self.update()
             self.on_change()
             raise DiscLocked("the guest has locked the tray: it was asked to eject the disc")
         if self.backend is not None:
@@ -91,6 +98,7 @@ class ScsiDvd(MediaUnit):
             self.is_open = False
             self.set_medium(disc)
             self.media_events.append(MediaEvent.NEW_MEDIA)
+        self.changed_to = name
         self.attend(AdditionalSense.MEDIUM_MAY_HAVE_CHANGED)
         self.on_change()
 
@@ -98,11 +106,30 @@ class ScsiDvd(MediaUnit):
         """The guest opens the tray: a disc that is in it is gone for good."""
         if self.backend is not None:
             self._take_out()
+            self.changed_to = ""
         self.is_open = True
+        self.update()
 
     def close_tray(self) -> None:
         """The guest closes the tray."""
         self.is_open = False
+        self.update()
+
+    def lock(self, initiator: Hashable, *, locked: bool) -> None:
+        """The guest locks the tray, or lets it go."""
+        if locked:
+            self.locked_by.add(initiator)
+        else:
+            self.locked_by.discard(initiator)
+        self.update()
+
+    def take_event(self) -> MediaEvent:
+        """The oldest event that the guest has not heard of, or that there is none."""
+        if not self.media_events:
+            return MediaEvent.NO_CHANGE
+        event = self.media_events.popleft()
+        self.update()
+        return event
 
     def _take_out(self) -> None:
         assert self.backend is not None
@@ -112,9 +139,45 @@ class ScsiDvd(MediaUnit):
         self.locked_by.clear()
         self.media_events.append(MediaEvent.MEDIA_REMOVAL)
 
-    def disconnect(self, initiator: Hashable) -> None:
+    def lose(self, initiator: Hashable) -> None:
         self.locked_by.discard(initiator)
-        super().disconnect(initiator)
+        super().lose(initiator)
+
+    def reset(self, result: Result, attention: AdditionalSense) -> None:
+        self.locked_by.clear()
+        super().reset(result, attention)
+
+    # The next process
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "changed_to": self.changed_to,
+            "tray_open": self.is_open,
+            "locked_by": sorted(map(str, self.locked_by)),
+            "media_events": [int(event) for event in self.media_events],
+        }
+
+    def reopen(self, state: dict[str, Any]) -> None:
+        name = state["changed_to"]
+        if name is None:
+            return
+        disc = open_backend(name, read_only=True) if name else None
+        if self.backend is not None:
+            self.let_go(self.backend)
+        self.set_medium(disc)
+        self.changed_to = name
+
+    def amend(self, state: dict[str, Any]) -> dict[str, Any]:
+        return {**state, "changed_to": self.changed_to}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Events that have come since belong to the guest as well, and the disc is that of now."""
+        self.is_open = state["tray_open"] and self.backend is None
+        self.locked_by = set(state["locked_by"])
+        told = list(map(MediaEvent, state["media_events"]))
+        self.media_events.extendleft(reversed([event for event in told if event not in self.media_events]))
+        super().restore(state)
 
     def vpd_pages(self) -> dict[int, VpdHeader]:
         pages: tuple[VpdHeader, ...] = (

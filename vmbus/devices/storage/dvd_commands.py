@@ -131,8 +131,7 @@ def get_event_status(unit: ScsiDvd, task: Task) -> Result:
         raise invalid_field(1)
     wanted = command.classes & _EVENT_CLASSES
     event = MediaEvent.NO_CHANGE
-    if wanted & 1 << EventClass.MEDIA and unit.media_events:
-        event = unit.media_events.popleft()
+    if wanted & 1 << EventClass.MEDIA and (event := unit.take_event()) != MediaEvent.NO_CHANGE:
         wanted = 1 << EventClass.MEDIA
     media = MediaStatus(event=event, present=int(unit.is_ready), tray_open=int(unit.is_open))
     if not wanted:
@@ -164,10 +163,7 @@ def prevent_allow(unit: ScsiDvd, task: Task) -> Result:
     command = PreventAllow.parse(task.cdb)
     if command.persistent:
         raise invalid_field(4)
-    if command.prevent:
-        unit.locked_by.add(task.initiator)
-    else:
-        unit.locked_by.discard(task.initiator)
+    unit.lock(task.initiator, locked=bool(command.prevent))
     return GOOD
 
 

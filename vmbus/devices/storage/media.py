@@ -58,6 +58,13 @@ class MediaUnit(LogicalUnit):
         self.blocks = backend.size >> self.shift if backend is not None else 0
         self.update()
 
+    def reopen(self, state: dict[str, Any]) -> None:
+        """Open the medium that an earlier process, which left ``state``, had been given at run time."""
+
+    def amend(self, state: dict[str, Any]) -> dict[str, Any]:
+        """``state``, with the medium that there is by now."""
+        return state
+
     @property
     def is_ready(self) -> bool:
         return self.backend is not None

@@ -111,6 +111,10 @@ class Reservations:
         if self._simple == initiator:
             self._simple = None
 
+    def drop_simple(self) -> None:
+        """A reset of the unit: what RESERVE had reserved is free (SPC-2 5.5.1; ``core_tmr_lun_reset`` in Linux)."""
+        self._simple = None
+
     # PERSISTENT RESERVE OUT; each returns who is to be told of what
 
     def change(

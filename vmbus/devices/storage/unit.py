@@ -153,6 +153,7 @@ class LogicalUnit:
 
     def reset(self, result: Result, attention: AdditionalSense) -> None:
         """A reset of the unit, its bus or its adapter: abort, drop what only lasts until then, and say so."""
+        self.reservations.drop_simple()
         self.abort(result)
         self.attend(attention)
 
@@ -195,13 +196,17 @@ class LogicalUnit:
         """An initiator can reach the unit from now on."""
         self.initiators.add(initiator)
 
+    def lose(self, initiator: Hashable) -> None:
+        """The initiator has gone, and may come again: what lasts for as long as it is there ends."""
+        self.reservations.release_simple(initiator)
+        self.update()
+
     def disconnect(self, initiator: Hashable) -> None:
         """The initiator is gone: what it had under way is dropped, its answers are nobody's."""
         self.abandon(task for task in self._jobs.tasks() if task.initiator == initiator)
         self.initiators.discard(initiator)
         self._attentions.pop(initiator, None)
-        self.reservations.release_simple(initiator)
-        self.update()
+        self.lose(initiator)
 
     def save(self) -> dict[str, Any]:
         """What the next host process must know of this unit; initiators are strings by then."""
@@ -219,7 +224,9 @@ class LogicalUnit:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`save` gave."""
         for who, attentions in state.get("attentions", {}).items():
-            self._attentions[who] = deque(map(AdditionalSense, attentions), maxlen=16)
+            told = list(map(AdditionalSense, attentions))
+            new = [one for one in self._attentions.get(who, ()) if one not in told]
+            self._attentions[who] = deque([*told, *new], maxlen=16)
         self.reservations.restore(state.get("reservations", {}))
         self.update()
 
