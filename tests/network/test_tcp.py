@@ -8,10 +8,11 @@ from typing import Final
 
 import pytest
 
-from vmbus.inet.connection import BUFFER_BYTES, TcpConnection
+from vmbus.inet.connection import TcpConnection
 from vmbus.inet.frame import OutgoingFrame
 from vmbus.inet.host import InetHost
 from vmbus.inet.pattern import pattern
+from vmbus.inet.sending import BUFFER_BYTES
 from vmbus.inet.tcp import TcpStack
 from vmbus.loop import Loop
 from vmbus.wire.inet import Tcp, TcpFlags

@@ -14,8 +14,9 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from vmbus.inet.checksum import checksum, pseudo_header, word_sum
-from vmbus.inet.connection import State, TcpConnection
+from vmbus.inet.connection import TcpConnection
 from vmbus.inet.frame import OutgoingFrame
+from vmbus.inet.sending import SendingConnection, State
 from vmbus.wire.inet import IpProtocol, TcpFlags
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class TcpStack:
         self.host = host
         self.connections: dict[Key, TcpConnection] = {}
         self._listeners: dict[int, Callable[[TcpConnection], object]] = {}
-        self._active: dict[TcpConnection, None] = {}
+        self._active: dict[SendingConnection, None] = {}
         self._next_port = 49152
         self._ticking = False
 
@@ -61,7 +62,7 @@ class TcpStack:
 
     # What connections call
 
-    def activate(self, connection: TcpConnection) -> None:
+    def activate(self, connection: SendingConnection) -> None:
         """The connection has something to send."""
         self._active[connection] = None
         self.host.flush_soon()

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 
 from vmbus.drivers.driver import ChannelOffer, DriverBus
 from vmbus.drivers.errors import DriverError
+from vmbus.drivers.network.receive import ReceivedFrame
 from vmbus.drivers.network.vsc import NetworkDriver
 from vmbus.drivers.promise import Promise
-from vmbus.inet.connection import BUFFER_BYTES, TcpConnection
+from vmbus.inet.connection import TcpConnection
 from vmbus.inet.frame import OutgoingFrame
 from vmbus.inet.host import InetHost, parse_address
+from vmbus.inet.sending import BUFFER_BYTES
 
 _CHUNK = 1 << 16
 
@@ -80,12 +82,12 @@ class NetworkCard:
         """Open a TCP connection."""
         return TcpStream(self.bus, self.host.tcp.connect(parse_address(address), port), timeout)
 
-    def _frames(self, frames: Sequence[bytes]) -> None:
+    def _frames(self, frames: Sequence[ReceivedFrame]) -> None:
         if self.on_frame is not None:
-            for frame in frames:
+            for frame, _ in frames:
                 self.on_frame(frame)
-        for frame in frames:
-            self.host.receive(frame)
+        for frame, is_checked in frames:
+            self.host.receive(frame, checked=is_checked)
         self.host.flush()
 
     def _echo_reply(self, source: bytes, identifier: int, sequence: int, payload: bytes) -> None:
