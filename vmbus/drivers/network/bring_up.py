@@ -22,7 +22,9 @@ from vmbus.wire.ndis import (
     NdisObjectHeader,
     NdisObjectType,
     NdisOffload,
+    NdisOffload3,
     NdisOffloadParameters,
+    NdisOffloadParameters3,
     NdisReceiveScaleCapabilities,
     NdisReceiveScaleParameters,
     NdisStatus,
@@ -98,7 +100,10 @@ class BringUp:
         complete = NvspSendRndisPacketComplete(status=NvspStatus.SUCCESS)
         driver.completion = build_message(NvspMessageType.SEND_RNDIS_PACKET_COMPLETE, complete)
         if driver.version > NvspVersion.V1:
-            config = NvspSendNdisConfig(mtu=driver.frame_size, capabilities=NdisCapabilities.IEEE_8021Q)
+            capabilities = NdisCapabilities.IEEE_8021Q
+            if self._may_coalesce:
+                capabilities |= NdisCapabilities.RSC_OVER_VMBUS
+            config = NvspSendNdisConfig(mtu=driver.frame_size, capabilities=capabilities)
             driver.nvsp.tell(channel, NvspMessageType.SEND_NDIS_CONFIG, config, driver.version)
         ndis = (6, 30) if driver.version >= NvspVersion.V5 else (6, 1)
         driver.nvsp.tell(
@@ -149,12 +154,19 @@ class BringUp:
         driver.mtu = min(driver.mtu, int.from_bytes(frame_size, "little"))
         status = yield driver.query(Oid.GEN_MEDIA_CONNECT_STATUS)
         driver.link_up = int.from_bytes(status, "little") == MediaConnectStatus.CONNECTED
-        offered = NdisOffload.parse((yield driver.query(Oid.TCP_OFFLOAD_HARDWARE_CAPABILITIES)))
+        capabilities = yield driver.query(Oid.TCP_OFFLOAD_HARDWARE_CAPABILITIES)
+        offered = NdisOffload.parse(capabilities)
         if driver.wants_large and bus.can_name_pages and offered.lso_v2_ipv4_encapsulation:
             assert driver.area is not None
             driver.largest_send = min(offered.lso_v2_ipv4_max_size, 0xFFFF)
             driver.area.add_slots(bus.memory, bus.pages, LARGE_SLOTS)
-        yield driver.set(Oid.TCP_OFFLOAD_PARAMETERS, self._offloads().build())
+        coalesces = len(capabilities) >= NdisOffload3.SIZE and NdisOffload3.parse(capabilities).rsc_ipv4
+        offloads = self._coalescing() if self._may_coalesce and coalesces else self._offloads()
+        yield driver.set(Oid.TCP_OFFLOAD_PARAMETERS, offloads.build())
+
+    @property
+    def _may_coalesce(self) -> bool:
+        return self._driver.wants_coalescing and self._driver.version >= NvspVersion.V61
 
     def _offloads(self) -> NdisOffloadParameters:
         driver = self._driver
@@ -166,6 +178,22 @@ class BringUp:
             tcp_ipv4_checksum=checksum,
             lso_v2_ipv4=large,
             lso_v2_ipv6=OffloadSwitch.DISABLED,
+        )
+
+    def _coalescing(self) -> NdisOffloadParameters3:
+        """Segments are to come coalesced; then the host's word is taken for every checksum, as Linux does."""
+        on = OffloadChecksum.TX_RX_ENABLED
+        large = OffloadSwitch.ENABLED if self._driver.largest_send else OffloadSwitch.DISABLED
+        size = NdisOffloadParameters3.SIZE
+        return NdisOffloadParameters3(
+            header=NdisObjectHeader(object_type=NdisObjectType.DEFAULT, revision=3, size=size),
+            tcp_ipv4_checksum=on,
+            udp_ipv4_checksum=on,
+            tcp_ipv6_checksum=on,
+            udp_ipv6_checksum=on,
+            lso_v2_ipv4=large,
+            lso_v2_ipv6=OffloadSwitch.DISABLED,
+            rsc_ipv4=OffloadSwitch.ENABLED,
         )
 
     def _open_subchannels(self, channel: Channel) -> Steps:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from struct import Struct
 from typing import Any, Final
 from zlib import crc32
 
@@ -16,6 +15,7 @@ from vmbus.drivers.buffers import SharedBuffer
 from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus
 from vmbus.drivers.errors import DriverError
 from vmbus.drivers.network.bring_up import RECEIVE_BUFFER_ID, RING_PAGES, BringUp, Steps
+from vmbus.drivers.network.receive import ReceivedFrame, frames_of
 from vmbus.drivers.network.requests import NvspRequests, RndisRequests
 from vmbus.drivers.network.rings import SendArea
 from vmbus.drivers.promise import Promise
@@ -40,6 +40,7 @@ from vmbus.wire.nvsp import (
     build_message,
 )
 from vmbus.wire.rndis import (
+    HEADER_SIZE,
     RndisHalt,
     RndisIndicateStatus,
     RndisMessageType,
@@ -50,8 +51,7 @@ from vmbus.wire.schema import Format
 
 PACKETS_PER_MESSAGE: Final = 8
 
-_HEAD: Final = Struct("<11I")  # wire.rndis.RndisReceivedMessage with a RndisReceivedPacket
-_PACKET: Final = int(RndisMessageType.PACKET)
+_PACKET: Final = int(RndisMessageType.PACKET).to_bytes(4, "little")
 
 
 class GuestQueue(ChannelHandler):
@@ -62,7 +62,8 @@ class GuestQueue(ChannelHandler):
         self.channel = channel
 
     def on_packets(self, packets: Sequence[RingPacket]) -> None:
-        driver, frames = self.driver, []
+        driver = self.driver
+        frames: list[ReceivedFrame] = []
         freed = False
         for packet in packets:
             if packet.packet_type == TRANSFER_PAGES:
@@ -93,10 +94,11 @@ class NetworkDriver(Driver):
         queues: int = 1,
         newest_version: NvspVersion = NvspVersion.V61,
         large_sends: bool = True,
+        coalescing: bool = True,
         frame_size: int = 1514,
     ) -> None:
         self.ready: Promise[None] = Promise()
-        self.on_frames: Callable[[list[bytes]], object] = lambda frames: None
+        self.on_frames: Callable[[list[ReceivedFrame]], object] = lambda frames: None
         self.on_room: Callable[[], object] = lambda: None
         self.mac = bytes(6)
         self.mtu = frame_size - 14
@@ -111,6 +113,7 @@ class NetworkDriver(Driver):
         self.wanted_queues = queues
         self.newest_version = newest_version
         self.wants_large = large_sends
+        self.wants_coalescing = coalescing
         self.frame_size = frame_size
         self._bus: DriverBus | None = None
         self._offer: ChannelOffer | None = None
@@ -254,7 +257,7 @@ class NetworkDriver(Driver):
         index = self.send_table[hashed % len(self.send_table)] if self.send_table else hashed % len(queues)
         return queues[index if index < len(queues) else 0].channel
 
-    def received(self, channel: Channel, packet: RingPacket) -> list[bytes]:
+    def received(self, channel: Channel, packet: RingPacket) -> list[ReceivedFrame]:
         """The frames of a transfer-page packet; control messages among them are acted on."""
         receive = self.receive
         if receive is None:
@@ -262,25 +265,19 @@ class NetworkDriver(Driver):
         pages = parse_transfer_pages(packet.extension, len(receive.view))
         if pages.set_id != RECEIVE_BUFFER_ID:
             raise DriverError(f"the host sent a packet in transfer page set {pages.set_id:#x}")
-        frames: list[bytes] = []
         messages = [bytes(receive.view[offset : offset + length]) for length, offset in pages.ranges]
         if channel.is_recorded:
             channel.data_in_buffer(packet, [memoryview(message) for message in messages])
-        for message in messages:
-            if len(message) < 8:
-                raise DriverError(f"the host sent an RNDIS message of {len(message)} bytes")
-            if message[:4] != b"\x01\0\0\0":
-                self._control_arrived(message)
-                continue
-            if len(message) < _HEAD.size:
-                raise DriverError(f"the host sent an RNDIS packet message of {len(message)} bytes")
-            _, _, at, size, *_ = _HEAD.unpack_from(message)
-            if at + size > len(message) - 8:
-                raise DriverError(f"the host sent a frame of {size} bytes at {at} of {len(message)} bytes")
-            frames.append(message[8 + at : 8 + at + size])
-        return frames
+        packets = [message for message in messages if message[:4] == _PACKET]
+        if len(packets) < len(messages):
+            for message in messages:
+                if message[:4] != _PACKET:
+                    self._control_arrived(message)
+        return frames_of(packets)
 
     def _control_arrived(self, message: bytes) -> None:
+        if len(message) < HEADER_SIZE:
+            raise DriverError(f"the host sent an RNDIS message of {len(message)} bytes")
         body = RndisReceivedMessage.parse(message).body
         if isinstance(body, RndisIndicateStatus):
             if body.status in (NdisStatus.MEDIA_CONNECT, NdisStatus.MEDIA_DISCONNECT):
