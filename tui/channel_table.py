@@ -126,27 +126,31 @@ class ChannelTable(DataTable[Any]):
         """Bring the rows up to date; ``is_over``: the stream has ended, and what was open then is known no better."""
         if not self._layout:
             return
-        current = dict(self._archive.session.channels)
-        self._choose(current)
-        is_open = sum(life.state == "open" for life in current.values())
-        self._update("0", self._cells("all", f"{is_open} open", 0, self._archive.traffic.total))
+        self._choose()
+        open_count = sum(life.state == "open" for life in list(self._archive.session.channels.values()))
+        self._update("0", self._cells("all", f"{open_count} open", 0, self._archive.traffic.total))
         for channel_id, life in self._shown.items():
             traffic = self._archive.traffic.channels.get(channel_id) or ChannelTraffic()
             state = f"was {life.state}" if is_over and life.state == "open" else life.state
             self._update(str(channel_id), self._cells(f"{channel_id} {life.name}", state, channel_id, traffic))
 
-    def _choose(self, current: dict[int, ChannelLife]) -> None:
-        """Give new channels rows, those of channels that are over if need be."""
-        over = [channel_id for channel_id in self._shown if channel_id not in current]
-        for channel_id, life in current.items():
-            if channel_id in self._shown:
-                self._shown[channel_id] = life
-                continue
-            if len(self._shown) >= MOST_ROWS:
-                if not over:
-                    break
-                self._remove(over.pop(0))
-            self._add(channel_id, life)
+    def _choose(self) -> None:
+        """Give channels rows: those that are there, in place of some that are over if need be, and then the others."""
+        known, current = self._archive.last_lives(), set(self._archive.session.channels)
+        over = []
+        for channel_id in self._shown:
+            self._shown[channel_id] = known[channel_id]
+            if channel_id not in current:
+                over.append(channel_id)
+        for is_there in (True, False):
+            for channel_id, life in known.items():
+                if channel_id in self._shown or (channel_id in current) is not is_there:
+                    continue
+                if len(self._shown) >= MOST_ROWS:
+                    if not (over and is_there):
+                        break
+                    self._remove(over.pop(0))
+                self._add(channel_id, life)
 
     def _add(self, channel_id: int, life: ChannelLife) -> None:
         self._shown[channel_id] = life

@@ -114,6 +114,10 @@ class Archive:
         starts, lives = self._lives.get(channel_id, ([], []))
         return list(starts), list(lives)
 
+    def last_lives(self) -> dict[int, ChannelLife]:
+        """The last life so far of every channel, by channel id, in order of appearance; over or not."""
+        return {channel_id: lives[-1] for channel_id, (_, lives) in list(self._lives.items())}
+
     # Records in
 
     def update(self, at_most: int = BATCH) -> int:
