@@ -23,7 +23,7 @@ lint: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py vmbus/_native.c vmbus/capture/_records.c
+$(STAMP): pyproject.toml setup.py $(wildcard vmbus/native/*.[ch]) vmbus/capture/_records.c
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing; on Debian or Ubuntu: apt-get install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed, this is $$($(PYTHON) --version); name another with PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || { echo "making a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV) || { echo "make: on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }; }

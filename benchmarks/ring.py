@@ -56,7 +56,8 @@ def _one_process(mode: str, size: int, pure: bool) -> float:
     mapping = memory.map_pages(range(1 + RING // 4096), mirrored_from=1)
     ring = RingMemory.from_view(mapping.view, mirrored=True)
     outgoing, incoming = OutgoingRing(ring, pure=pure), IncomingRing(ring, pure=pure)
-    packets = [(IN_BAND, 0, 0, b"", b"x" * size)] * (MAX_BATCH if mode == "batch" else 1)
+    payload = b"x" * size
+    packets = [(IN_BAND, 0, number, b"", payload) for number in range(MAX_BATCH if mode == "batch" else 1)]
     count, received = _count(size, {"batch": 0.8, "single": 0.3}[mode] * (1 if pure else 12)), 0
     start = time.process_time()
     while received < count:

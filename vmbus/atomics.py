@@ -76,13 +76,7 @@ class CtypesAtomicView:
             )
             for width, word in ((4, ctypes.c_uint32), (8, ctypes.c_uint64))
             for operation, operands in _OPERANDS.items()
-        } | {
-            ("compare_exchange", width): _library.function(
-                f"__atomic_compare_exchange_{width}",
-                ctypes.c_bool, ctypes.c_void_p, ctypes.POINTER(word), word, ctypes.c_int, ctypes.c_int,
-            )
-            for width, word in ((4, ctypes.c_uint32), (8, ctypes.c_uint64))
-        }  # fmt: skip
+        }
         self._held: ctypes.c_char | None = ctypes.c_char.from_buffer(view)
         self._address = address_of(view)
         self._length = len(view)
@@ -133,17 +127,6 @@ class CtypesAtomicView:
 
     def fetch_and64(self, offset: int, bits: int) -> int:
         return int(self._operations["fetch_and", 8](self._at(offset, 8), bits, _SEQUENTIAL))
-
-    def compare_exchange32(self, offset: int, expected: int, desired: int) -> int:
-        """Store ``desired`` if the word is ``expected``; return what was there (``expected``, if it was stored)."""
-        found = ctypes.c_uint32(expected)
-        self._operations["compare_exchange", 4](self._at(offset, 4), found, desired, _SEQUENTIAL, _SEQUENTIAL)
-        return found.value
-
-    def compare_exchange64(self, offset: int, expected: int, desired: int) -> int:
-        found = ctypes.c_uint64(expected)
-        self._operations["compare_exchange", 8](self._at(offset, 8), found, desired, _SEQUENTIAL, _SEQUENTIAL)
-        return found.value
 
 
 def ctypes_full_fence() -> None:

@@ -37,9 +37,7 @@ def test_each_operation_returns_what_was_there(view, bits):
     assert call("exchange", 6) == top | 5
     assert call("fetch_or", top | 1) == 6
     assert call("fetch_and", top | 3) == top | 7
-    assert call("compare_exchange", 1, 9) == top | 3
-    assert call("compare_exchange", top | 3, 9) == top | 3
-    assert call("load") == 9
+    assert call("load") == top | 3
     assert view.load64(0) == view.load64(16) == 0
 
 

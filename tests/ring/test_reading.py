@@ -145,6 +145,19 @@ def test_a_later_change_of_the_ring_does_not_change_a_packet_that_was_read(ends)
     assert packet.payload == b"original"
 
 
+def test_packets_that_are_kept_stay_as_they_are_while_others_come_and_go(make_ends):
+    ends, kept = make_ends(size=65536), []
+    for first in range(0, 1000, 50):
+        numbers = range(first, first + 50)
+        assert ends.outgoing.write_batch([(IN_BAND, 0, tid, b"", b"%08d" % tid) for tid in numbers]) == 50
+        ends.outgoing.commit()
+        kept += ends.incoming.read_batch()[:: 1 + first % 3]
+        ends.incoming.commit()
+        del kept[: first // 100]
+    assert len(kept) > 64
+    assert all(packet.payload == b"%08d" % packet.transaction_id for packet in kept)
+
+
 def test_a_ring_with_a_bad_index_cannot_even_be_opened(ends):
     ends.memory.words[1] = 12
     with pytest.raises(ring.InvalidRingPointer, match="read index 0xc"):

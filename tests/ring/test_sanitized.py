@@ -25,8 +25,8 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "native or alike or 
 """
 
 
-@pytest.fixture
-def sanitized(tmp_path):
+@pytest.fixture(params=[[], ["-DLAYOUT_UNKNOWN"]], ids=["items are found", "items are asked for"])
+def sanitized(request, tmp_path):
     compiler = shutil.which("gcc")
     include = Path(sysconfig.get_paths()["include"])
     if compiler is None or not (include / "Python.h").exists():
@@ -36,9 +36,8 @@ def sanitized(tmp_path):
         pytest.skip("no AddressSanitizer")
     target = tmp_path / "_native.so"
     flags = ["-O1", "-g", "-fPIC", "-shared", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run(
-        [compiler, *flags, "-I", str(include), "-o", str(target), str(ROOT / "vmbus" / "_native.c")], check=True
-    )
+    sources = map(str, (ROOT / "vmbus" / "native").glob("*.c"))
+    subprocess.run([compiler, *flags, *request.param, "-I", str(include), "-o", str(target), *sources], check=True)
     return target, library.stdout.strip()
 
 

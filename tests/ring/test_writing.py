@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections import namedtuple
 from pickle import PickleBuffer
 
 import pytest
@@ -34,12 +35,23 @@ def test_nothing_is_seen_before_the_commit_and_nothing_after_a_revert(ends):
     assert [packet.transaction_id for packet in ends.incoming.read_batch()] == [2]
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+class Bytes(bytes):
+    """Bytes of a type of their own."""
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, Bytes])
 def test_payload_and_extension_may_be_any_bytes(ends, kind):
     ends.outgoing.write(IN_BAND, 0, 1, kind(b"eight..."), kind(b"payload"))
     ends.outgoing.commit()
     packet = ends.incoming.read()
     assert (packet.extension, packet.payload) == (b"eight...", b"payload\0")
+
+
+def test_a_packet_may_be_a_named_tuple(ends):
+    packet_type = namedtuple("Packet", "packet_type flags transaction_id extension payload")
+    assert ends.outgoing.write_batch([packet_type(IN_BAND, 0, tid, b"", b"named...") for tid in range(3)]) == 3
+    ends.outgoing.commit()
+    assert [packet.transaction_id for packet in ends.incoming.read_batch()] == [0, 1, 2]
 
 
 def test_a_batch_may_be_a_list_or_a_tuple_or_empty(ends):

@@ -51,11 +51,12 @@ class IncomingRing:
     __slots__ = (
         "_committed",
         "_count",
+        "_first",
+        "_laps",
         "_masked",
         "_port",
         "_position",
         "_reference",
-        "bytes",
         "memory",
         "packets",
         "signals",
@@ -69,12 +70,11 @@ class IncomingRing:
         self.memory = memory
         self._reference = ReferencePort(memory)
         self._port: ReadPort = self._reference
-        self._committed = self._position = memory.index(READ_INDEX)
+        self._first = self._committed = self._position = memory.index(READ_INDEX)
+        self._laps = 0
         self._count = 0
         self.packets = 0
         """Packets committed."""
-        self.bytes = 0
-        """Bytes of the ring given back."""
         self.signals = 0
         """Commits after which the peer had to be signalled."""
         self.mask_interrupts()
@@ -95,6 +95,11 @@ class IncomingRing:
     def uncommitted(self) -> int:
         """The packets that were read and not committed yet."""
         return self._count
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the ring given back."""
+        return self._laps * self.memory.size + self._committed - self._first
 
     @property
     def peer_waits_for_room(self) -> bool:
@@ -143,8 +148,10 @@ class IncomingRing:
         self._committed = new
         self.packets += self._count
         self._count = 0
-        self.bytes += (new - old) % self.memory.size
-        self.signals += signal
+        if new < old:
+            self._laps += 1
+        if signal:
+            self.signals += 1
         return signal
 
     def spin(self, nanoseconds: int) -> bool:

@@ -48,8 +48,8 @@ class OutgoingRing:
     """
 
     __slots__ = (
-        "_committed", "_count", "_pending", "_port", "_position", "_reference",
-        "bytes", "full", "memory", "packets", "signals",
+        "_committed", "_count", "_first", "_laps", "_pending", "_port", "_position", "_reference",
+        "full", "memory", "packets", "signals",
     )  # fmt: skip
 
     def __init__(self, memory: RingMemory, *, pure: bool = False) -> None:
@@ -60,13 +60,12 @@ class OutgoingRing:
         self.memory = memory
         self._reference = ReferencePort(memory)
         self._port: WritePort = self._reference
-        self._committed = self._position = memory.index(WRITE_INDEX)
+        self._first = self._committed = self._position = memory.index(WRITE_INDEX)
+        self._laps = 0
         self._count = 0
         self._pending = 0
         self.packets = 0
         """Packets committed."""
-        self.bytes = 0
-        """Bytes of the ring filled."""
         self.signals = 0
         """Commits after which the peer had to be signalled."""
         self.full = 0
@@ -85,6 +84,11 @@ class OutgoingRing:
     def free(self) -> int:
         """The bytes that can be written now; :func:`~vmbus.ring.packet_size` says what a packet takes."""
         return self._reference.free(self._position)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the ring filled."""
+        return self._laps * self.memory.size + self._committed - self._first
 
     @property
     def largest_packet(self) -> int:
@@ -146,8 +150,10 @@ class OutgoingRing:
         self._committed = new
         self.packets += self._count
         self._count = 0
-        self.bytes += (new - old) % self.memory.size
-        self.signals += signal
+        if new < old:
+            self._laps += 1
+        if signal:
+            self.signals += 1
         return signal
 
     def request_room(self, needed: int) -> bool:

@@ -1,7 +1,8 @@
 """Finds the optional C extensions; ``extension`` is ``vmbus._native``, or None.
 
 None when it was not built (no compiler at installation) or when the environment says ``VMBUS_PURE_PYTHON=1``.
-Whoever uses it has a version of the same thing in Python beside it, and picks here.
+Whoever uses it has a version of the same thing in Python beside it, and picks here. Its C files lie here too;
+``module.c`` says what is where.
 """
 
 from __future__ import annotations
