@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from dissectors.testing import GUEST, Script
+from vmbus.capture import blocks
 from vmbus.capture.assembly import Assembler
 from vmbus.capture.outputs import FileOutput
 from vmbus.capture.queue import Producer, QueueMemory
@@ -20,7 +22,9 @@ from vmbus.capture.reader import Record, read_records
 from vmbus.capture.recorder import RecorderTap
 from vmbus.capture.writer_process import Writer, main
 from vmbus.tap import Direction, NoteKind
+from vmbus.wire import guids
 from vmbus.wire.capture import RecordKind
+from vmbus.wire.offer import OfferFlags
 
 Talk = dict[str, Callable[..., None]]
 
@@ -175,6 +179,20 @@ def test_a_socket_left_behind_is_replaced_and_one_in_use_is_not(tmp_path: Path, 
     assert "cannot record: " in json.loads(ours.recv(1000))["error"]
     ours.close()
     os.close(doorbell)
+
+
+def test_sockets_of_a_service_share_an_interface_however_many_there_are() -> None:
+    assembler, script = Assembler(), Script()
+    for channel in range(10, 60):
+        script.offer(
+            channel, guids.vsock_service(5000 + channel % 2), instance=channel, flags=OfferFlags.TLNPI_PROVIDER
+        )
+        script.packet(GUEST, channel, bytes(8))
+    for time_ns, data in script.records:
+        block = bytearray(blocks.enhanced_packet(int.from_bytes(data[8:12], "little"), time_ns, data))
+        packets = assembler.assemble(block).packets
+    assert assembler.interface_count == 3 and packets[8] == 2
+    assert b"vsock:5001" in assembler.prologue() and len(assembler.interfaces()) < 500
 
 
 def test_files_rotate_by_time_and_only_the_last_ones_stay(tmp_path: Path) -> None:

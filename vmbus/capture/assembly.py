@@ -1,8 +1,9 @@
 """Turns records as they come out of the queue into the blocks of a pcapng section.
 
-An :class:`Assembler` gives each channel an interface (0 is the control plane), follows the connection's state, and
-can begin a new section at any moment: a rotated file, a flight recorder's dump and a late attacher all get a prologue
-from it and then the same bytes. Interface numbers are therefore the same in every section of a recording.
+An :class:`Assembler` gives each channel an interface, follows the connection's state, and can begin a new section at
+any moment: a rotated file, a flight recorder's dump and a late attacher all get a prologue from it and then the same
+bytes. Interface numbers are therefore the same in every section of a recording. 0 is the control plane; the sockets of
+one service share an interface, or a host that runs for months would describe every connection there ever was.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vmbus.capture.state import StateKeeper, offered_channel
 from vmbus.wire.capture import NoteKind, RecordKind
 from vmbus.wire.control import MessageHeader
 from vmbus.wire.guids import INTERFACES, interface_name
-from vmbus.wire.offer import OfferChannelPre7
+from vmbus.wire.offer import OfferChannelPre7, OfferFlags
 
 CONTROL_PLANE = "vmbus"
 
@@ -80,7 +81,7 @@ class Assembler:
             length, channel_id = _LENGTH_AND_CHANNEL.unpack_from(chunk, position + 4)
             interface = interface_of.get(channel_id)
             if interface is None:
-                interface = self._add_interface(channel_id, b"", f"channel {channel_id}", "")
+                interface = self._add_interface(channel_id, blocks.interface_description(f"channel {channel_id}"))
             if interface:
                 _INTERFACE.pack_into(chunk, position + 8, interface)
             counts[interface] += 1
@@ -120,34 +121,35 @@ class Assembler:
         channel_id = offered_channel(block)
         if channel_id is None:
             return
-        offer = OfferChannelPre7.parse(block, BODY_OFFSET + MessageHeader.SIZE)
-        known = INTERFACES.get(offer.interface_id)
-        name = f"{interface_name(offer.interface_id)} {offer.instance_id}"
-        if offer.subchannel_index:
-            name += f" sub-channel {offer.subchannel_index}"
-        identity = b"".join(
-            (offer.interface_id.bytes, offer.instance_id.bytes, struct.pack("<II", offer.subchannel_index, channel_id))
-        )
-        number = self._numbers.get(identity)
-        if number is not None:
-            self._interface_of[channel_id] = number
-            return
-        comment = (
-            f"vmbus: channel={channel_id} interface={offer.interface_id} instance={offer.instance_id}"
-            f" subchannel={offer.subchannel_index}"
-        )
-        self._add_interface(channel_id, identity, name, known.title if known else "", comment)
+        described = _describe(OfferChannelPre7.parse(block, BODY_OFFSET + MessageHeader.SIZE), channel_id)
+        number = self._numbers.get(described)
+        if number is None:
+            number = self._numbers[described] = self._add_interface(channel_id, described)
+        self._interface_of[channel_id] = number
 
-    def _add_interface(self, channel_id: int, identity: bytes, name: str, description: str, comment: str = "") -> int:
+    def _add_interface(self, channel_id: int, described: bytes) -> int:
         number = len(self._described)
-        described = blocks.interface_description(name, description, comment)
         self._described.append(described)
         self._new.append(described)
         self._counts.append(0)
         self._interface_of[channel_id] = number
-        if identity:
-            self._numbers[identity] = number
         return number
+
+
+def _describe(offer: OfferChannelPre7, channel_id: int) -> bytes:
+    """The interface of an offered channel; that of a socket, of which there is no end, is the one of its service."""
+    name = interface_name(offer.interface_id)
+    if offer.flags & OfferFlags.TLNPI_PROVIDER:
+        return blocks.interface_description(name, "sockets of this service", f"vmbus: interface={offer.interface_id}")
+    name = f"{name} {offer.instance_id}"
+    if offer.subchannel_index:
+        name += f" sub-channel {offer.subchannel_index}"
+    comment = (
+        f"vmbus: channel={channel_id} interface={offer.interface_id} instance={offer.instance_id}"
+        f" subchannel={offer.subchannel_index}"
+    )
+    known = INTERFACES.get(offer.interface_id)
+    return blocks.interface_description(name, known.title if known else "", comment)
 
 
 def _time_at(chunk: bytearray, position: int) -> int:
