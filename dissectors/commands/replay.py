@@ -35,7 +35,8 @@ def command(
     ] = Side.GUEST,
     fast: Annotated[bool, typer.Option("--fast", help="As fast as the other answers, without the pauses.")] = False,
     speed: Annotated[
-        float, typer.Option("--speed", min=0.001, metavar="FACTOR", help="2.0 takes half the time of the capture.")
+        float,
+        typer.Option("--speed", min=0.001, max=1e6, metavar="FACTOR", help="2.0 takes half the time of the capture."),
     ] = 1.0,
 ) -> None:
     """Replay one side of a capture to a live host or guest.

@@ -26,7 +26,7 @@ def command(
     source: Source,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     interval: Annotated[
-        float, typer.Option("--interval", min=0.000001, metavar="SECONDS", help="Steps of the throughput.")
+        float, typer.Option("--interval", min=0.000001, max=1e9, metavar="SECONDS", help="Steps of the throughput.")
     ] = 1.0,
     display_filter: Wanted = "",
     decode_as: DecodeAs = None,

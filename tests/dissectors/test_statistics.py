@@ -15,6 +15,7 @@ from dissectors.filters import Filter
 from dissectors.reading import Reading
 from dissectors.statistics import take_statistics
 from dissectors.testing import GUEST, HOST, Script
+from vmbus.cli import main
 
 
 def report(path: Path, text: str = "", *, part_bytes: int = 1 << 20, jobs: int = 1) -> dict[str, Any]:
@@ -96,3 +97,9 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert percentile([], 50) is None
     assert percentile([1, 2, 3, 4], 50) == 2
     assert percentile(list(range(1, 101)), 99) == 99
+
+
+@pytest.mark.parametrize("interval", ["inf", "nan", "1e300", "0"])
+def test_an_interval_that_is_no_time_is_a_wrong_command_line(interval: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", "--interval", interval, "nowhere.pcapng"]) == 2
+    assert capsys.readouterr().err.startswith("vmbus: Invalid value for '--interval'")

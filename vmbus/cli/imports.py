@@ -32,7 +32,10 @@ def trace(
     ],
     write: Output,
     epoch: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Add this to the trace's times, which count from the boot.")
+        float,
+        typer.Option(
+            min=-1e10, max=1e10, metavar="SECONDS", help="Add this to the trace's times, which count from the boot."
+        ),
     ] = 0.0,
 ) -> None:
     """Import the hyperv and netvsc events of a Linux kernel trace."""

@@ -128,3 +128,19 @@ def test_other_layouts_of_a_line_are_understood() -> None:
 def test_no_text_ends_in_a_traceback(lines: list[str], at: int, instead: str) -> None:
     changed = TRACE[:at] + instead + TRACE[at + 1 :]
     list(records_of_events(events_of_text([*lines, *changed.splitlines()])))
+
+
+def test_ids_and_times_that_cannot_be_cost_no_more_than_themselves(tmp_path: Path) -> None:
+    offer = "vmbus_onoffer: [FAILED TO PARSE] child_relid=2 if_type=nonsense if_instance=" + "9" * 5000
+    lines = [f"a-1 [000] ..... {seconds}.5: vmbus_chan_sched: relid 0x2" for seconds in ("999999999999", "9" * 5000)]
+    found = imported([*lines, f"a-1 [000] ..... 1.5: {offer}", f"b-2 [000] ..... 2.5: {offer[:76]}"], tmp_path / "a")
+    assert [(record.kind, record.time_ns) for record in found] == [
+        (RecordKind.SIGNAL, 2**63 - 1),
+        (RecordKind.NOTE, 1_500_000_000),
+        (RecordKind.MESSAGE, 2_500_000_000),
+    ]
+
+
+def test_times_before_1970_are_its_first_moment(tmp_path: Path) -> None:
+    write_capture(tmp_path / "a", records_of_events(events_of_text(TRACE.splitlines()), -(10**12)))
+    assert {record.time_ns for record in read_records(tmp_path / "a")} == {0}

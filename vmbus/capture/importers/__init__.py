@@ -20,16 +20,22 @@ from vmbus.wire.capture import RecordHeader
 __all__ = ["CannotImport", "imported", "write_capture"]
 
 
+_LAST_TIME = 2**64 - 1
+
+
 class CannotImport(VmbusError):
     """The evidence is not what it should be."""
 
 
 def imported(time_ns: int, header: RecordHeader, body: bytes = b"", *, missing: int = 0, comment: str = "") -> bytes:
-    """A packet block of one record; ``missing`` bytes of the body are known to have been there."""
+    """A packet block of one record; ``missing`` bytes of the body are known to have been there.
+
+    A time that a capture cannot hold, before 1970 or after 2554, becomes the nearest that it can.
+    """
     data = header.build() + body
     comments = [comment] if comment else []
     return blocks.enhanced_packet(
-        header.channel_id, time_ns, data, len(data) + missing, int(header.direction), comments
+        header.channel_id, max(0, min(time_ns, _LAST_TIME)), data, len(data) + missing, int(header.direction), comments
     )  # fmt: skip
 
 

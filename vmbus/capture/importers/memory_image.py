@@ -177,17 +177,17 @@ def import_image(path: Path, capture: str = "") -> Iterator[bytes]:
         if not capture:
             yield from records_of_rings(memory, rings_by_search(memory), time_ns)
             return
-        state = list(read_records(capture))
-        yield from _last_state(state)
-        yield from records_of_rings(memory, rings_of_capture(state), time_ns)
+        state = StateKeeper()
+        rings = rings_of_capture(_followed(read_records(capture), state))
+        yield from state.blocks()  # the channels, by name, as a capture that begins where this one ends would have them
+        yield from records_of_rings(memory, rings, time_ns)
     finally:
         memory.close()
 
 
-def _last_state(records: Iterable[Record]) -> Iterator[bytes]:
-    """The snapshot with which a capture that begins where this one ends would begin: the channels, by name."""
-    state = StateKeeper()
+def _followed(records: Iterable[Record], state: StateKeeper) -> Iterator[Record]:
+    """The same records; ``state`` takes note of each."""
     for record in records:
         if record.header is not None and record.kind in (RecordKind.MESSAGE, RecordKind.PACKET):
             state.follow(imported(record.time_ns, record.header, record.body))
-    yield from state.blocks()
+        yield record

@@ -99,6 +99,7 @@ class _TraceFile:
             data = path.read_bytes()
         except OSError as error:
             raise CannotImport(f"cannot read {path}: {error.strerror}") from error
+        self._data = data
         cursor = _Cursor(path, data)
         if cursor.take(len(MAGIC)) != MAGIC:
             raise CannotImport(f"{path} is not a trace.dat")
@@ -173,7 +174,7 @@ class _TraceFile:
 
     def _section(self, at: int) -> _Cursor:
         """The contents of a section of a version 7 file, uncompressed."""
-        cursor = _Cursor(self.path, self.path.read_bytes(), at)
+        cursor = _Cursor(self.path, self._data, at)
         _, flags, _, size = cursor.number(2), cursor.number(2), cursor.number(4), cursor.number(8)
         if not flags & _SECTION_COMPRESSED:
             return _Cursor(self.path, cursor.take(size))

@@ -87,7 +87,10 @@ def _guid(fields: Fields, name: str) -> UUID:
     value = fields.get(name, b"")
     if isinstance(value, bytes):
         return UUID(bytes_le=value[:16].ljust(16, b"\0"))
-    return UUID(value) if isinstance(value, str) else NIL_GUID
+    try:
+        return UUID(value) if isinstance(value, str) else NIL_GUID
+    except ValueError:
+        return NIL_GUID
 
 
 def _contact(f: Fields) -> Format:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from vmbus.capture.importers.trace_events import Fields, TraceEvent
 
 _LINE = re.compile(
-    r"^\s*(?P<task>.+)-(?P<pid>\d+)\s+(?:\([^)]*\)\s+)?\[(?P<cpu>\d+)\](?:\s+[^\s\d:]\S*|\s+\d?[a-zA-Z.]\S*)?"
-    r"\s+(?P<seconds>\d+)\.(?P<fraction>\d+):\s+(?P<name>\w+):\s*(?P<text>.*?)\s*$"
+    r"^\s*(?P<task>.+)-(?P<pid>\d+)\s+(?:\([^)]*\)\s+)?\[(?P<cpu>\d{1,5})\](?:\s+[^\s\d:]\S*|\s+\d?[a-zA-Z.]\S*)?"
+    r"\s+(?P<seconds>\d{1,12})\.(?P<fraction>\d+):\s+(?P<name>\w+):\s*(?P<text>.*?)\s*$"
 )
-_LOST = re.compile(r"^CPU:(\d+) \[LOST (\d+) EVENTS\]")
+_LOST = re.compile(r"^CPU:(\d+) \[LOST (\d{1,12}) EVENTS\]")
 
 _RAW = "[FAILED TO PARSE]"
 """trace-cmd says so where it does not understand a format (those of RNDIS events), and shows the structure's fields."""
@@ -102,12 +102,12 @@ def events_of_text(lines: Iterable[str], on_lost: Callable[[int], None] | None =
 
 
 def _fields(event: str, text: str) -> Fields | None:
-    if event in _EVENTS and text.startswith(_RAW):
-        return {name: int(value) if value.lstrip("-").isdecimal() else value for name, value in _PAIR.findall(text)}
     found = _EVENTS[event].match(text) if event in _EVENTS else None
-    if found is None:
-        return None
     try:
+        if event in _EVENTS and text.startswith(_RAW):
+            return {name: int(value) if value.lstrip("-").isdecimal() else value for name, value in _PAIR.findall(text)}
+        if found is None:
+            return None
         return {field: _value(event, field, value) for field, value in found.groupdict().items()}
     except ValueError:
         return None
