@@ -35,6 +35,11 @@ PAGE_SHIFT = 12
 MAX_MAPPED_PAGES = 32768
 """The most pages that one mapping may have (128 MiB): a bound on what a peer can make us map."""
 
+MAX_RUNS = 30_000
+"""The most pieces, of neighbouring pages each, that all mappings of this process may have together. The kernel gives a
+process 65,530 (``vm.max_map_count``), its own memory included, and a guest can scatter a ring's pages.
+"""
+
 MAX_REMEMBERED = 6 << 20
 """Bytes that resolved ranges take up, roughly, before all of them are forgotten."""
 
@@ -96,6 +101,24 @@ class PageViews(tuple[memoryview, ...]):
         return made
 
 
+class _Runs:
+    """The pieces of all mappings: counted when they are made, and when they are gone in whatever way."""
+
+    def __init__(self) -> None:
+        self.mapped = 0
+
+    def take(self, count: int) -> None:
+        if self.mapped + count > MAX_RUNS:
+            raise MappingFailed(f"cannot map {count} pieces of guest memory beside {self.mapped} (at most {MAX_RUNS})")
+        self.mapped += count
+
+    def give_back(self, count: int) -> None:
+        self.mapped -= count
+
+
+_runs_of_all = _Runs()
+
+
 class Mapping:
     """Pages of guest memory mapped side by side; made by :meth:`GuestMemory.map_pages`.
 
@@ -103,10 +126,13 @@ class Mapping:
     while slices of the view are still held, and the mapping then stays as it is.
     """
 
-    __slots__ = ("_area", "view")
+    __slots__ = ("_area", "_give_back", "view")
 
-    def __init__(self, area: mmap.mmap) -> None:
+    def __init__(self, area: mmap.mmap, runs: int = 0) -> None:
+        """``runs`` is how many pieces of those that a process may have it consists of."""
         self._area = area
+        self._give_back = weakref.finalize(area, _runs_of_all.give_back, runs)
+        self._give_back.atexit = False
         self.view = memoryview(area)
 
     @property
@@ -126,6 +152,7 @@ class Mapping:
         except BufferError as error:
             self.view = memoryview(self._area)
             raise MemoryInUse("a mapping of guest pages is still in use: a view of it is held") from error
+        self._give_back()
 
     def __enter__(self) -> Self:
         return self
@@ -295,11 +322,18 @@ class GuestMemory:
             layout += layout[mirrored_from:]
         if not 0 < len(layout) <= MAX_MAPPED_PAGES:
             raise MappingFailed(f"cannot map {len(layout)} pages at once (1 to {MAX_MAPPED_PAGES})")
-        area = mmap.mmap(-1, len(layout) * PAGE_SIZE, mmap.MAP_SHARED)
+        runs = list(_runs(layout))
+        _runs_of_all.take(len(runs))
+        try:
+            area = mmap.mmap(-1, len(layout) * PAGE_SIZE, mmap.MAP_SHARED)
+        except OSError as error:
+            _runs_of_all.give_back(len(runs))
+            raise MappingFailed(f"cannot map {len(layout)} pages of guest memory: {error.strerror}") from None
+        mapping = Mapping(area, len(runs))
         address = address_of(area)
-        for index, pfn, count in _runs(layout):
+        for index, pfn, count in runs:
             _map_fixed(address + index * PAGE_SIZE, count * PAGE_SIZE, self.fd, pfn << PAGE_SHIFT)
-        return Mapping(area)
+        return mapping
 
     @property
     def closed(self) -> bool:

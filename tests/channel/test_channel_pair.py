@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vmbus.channel import Channel, ChannelHandler
+import pytest
+
+from vmbus.channel import BacklogFull, Channel, ChannelHandler
 from vmbus.gpadl import GpaRange
 from vmbus.ring import RingPacket
 from vmbus.testing.channels import ChannelPair
@@ -73,3 +75,15 @@ def test_a_bad_ring_index_fails_only_its_channel() -> None:
         pair.host.on_signal()
         assert host.closed and not pair.host.is_open and "write index" in str(pair.failures[0])
         assert other.host.is_open
+
+
+def test_a_peer_that_takes_nothing_makes_the_channel_hold_so_many_bytes_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vmbus.channel.sending.MAX_BACKLOG_BYTES", 64 << 10)
+    with ChannelPair(ring_pages=2) as pair:
+        host, _ = listen(pair)
+        for _ in range(40):
+            pair.host.send_in_band(bytes(4000))
+        pair.host.flush()
+        assert host.closed and isinstance(pair.failures[0], BacklogFull) and "bytes wait" in str(pair.failures[0])

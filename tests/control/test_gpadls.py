@@ -6,6 +6,7 @@ import pytest
 
 from vmbus.control import errors
 from vmbus.control import host_events as ev
+from vmbus.control.server_gpadls import OVERHEAD_WORDS
 from vmbus.gpadl import GpaRange
 from vmbus.wire import control
 from vmbus.wire.control_values import Status
@@ -123,7 +124,7 @@ def test_a_gpadl_for_an_unknown_channel_is_answered(host, page):
 
 
 def test_a_guest_cannot_make_the_host_remember_without_end(make_host, page):
-    host = make_host(max_gpadl_words=4)
+    host = make_host(max_gpadl_words=2 * (2 + OVERHEAD_WORDS))  # each is remembered, however small it is
     host.offer(1)
     host.connect().share(1, 1).share(1, 2)
     host >> page(1, 3)

@@ -27,12 +27,13 @@ from vmbus.control.messages import MESSAGES, build_message
 from vmbus.control.offers import OfferTraits
 from vmbus.control.server import ControlServer
 from vmbus.control.server_base import ServerConfig
+from vmbus.control.server_gpadls import OVERHEAD_WORDS
 from vmbus.gpadl import GpaRange
 from vmbus.wire import control, guids
 from vmbus.wire.control_values import ALL_FEATURES, ALL_VERSIONS, FeatureFlags, Status, Version
 
 DEVICES = 3
-CONFIG = ServerConfig(max_gpadl_words=4000)
+CONFIG = ServerConfig(max_gpadl_words=8000)
 MOST_PAGES = 60
 """In one GPADL of the guest that keeps the rules."""
 SOAK = os.environ.get("VMBUS_SOAK", "0") not in ("", "0")
@@ -190,7 +191,7 @@ class Devices:
             c for c, ch in channels.items() if ch.state is not HostChannel.RESCINDED
         )
         assert all(channel_id in channels for channel_id, _ in server.gpadls)
-        assert server._gpadl_words == sum(gpadl.words for gpadl in server.gpadls.values()) <= CONFIG.max_gpadl_words
+        assert server._gpadl_words == sum(gpadl.cost for gpadl in server.gpadls.values()) <= CONFIG.max_gpadl_words
         assert all(server.gpadls[g.channel_id, g.gpadl_id] is g for g in server._in_progress.values())
         assert server.offers.monitors.in_use == sum(
             1 << ch.monitor_id for ch in channels.values() if ch.monitor_id is not None
@@ -346,7 +347,7 @@ class LawfulEnds(RuleBasedStateMachine):
     @property
     def may_share_memory(self) -> bool:
         """Whether the host has room for one more GPADL, with all that are under way and all that devices still hold."""
-        announced = (MOST_PAGES + 1) * (len(self.client.gpadls) + 1)
+        announced = (MOST_PAGES + 1 + OVERHEAD_WORDS) * (len(self.client.gpadls) + 1)
         return announced + self.devices.server._gpadl_words <= CONFIG.max_gpadl_words
 
     @rule(pick=picks, what=st.sampled_from(["open", "open", "reserve"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import socket
@@ -129,6 +130,15 @@ def test_a_hello_that_the_table_of_descriptors_has_no_room_for_is_refused_and_th
     assert len(open_descriptors()) < before
     pair.new_guest().boot()
     pair.close()
+
+
+def test_what_a_guest_says_cannot_steer_the_terminal_that_shows_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with PartitionPair([Echo()]) as pair:
+        pair.guest.note("\x1b]0;owned\x07 caf\xe9\n\x9b2J")
+        pair.guest.unload()
+    (said,) = [record.getMessage() for record in caplog.records if "owned" in record.getMessage()]
+    assert said == "\ufffd]0;owned\ufffd caf\xe9\ufffd\ufffd2J"
 
 
 def test_a_host_may_have_as_many_descriptors_as_the_system_allows(tmp_path: Path) -> None:

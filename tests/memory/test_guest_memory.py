@@ -24,6 +24,7 @@ from vmbus.memory import (
     UnsealedMemory,
     merge_ranges,
 )
+from vmbus.memory import _runs_of_all as runs_of_all
 from vmbus.testing.descriptors import full_table, open_descriptors
 
 MIB = 1 << 20
@@ -69,6 +70,19 @@ def test_a_file_that_cannot_be_sealed_is_accepted(tmp_path):
         os.ftruncate(fd, MIB)
         GuestMemory.attach(fd, MIB).close()
         os.close(fd)
+
+
+def test_scattered_pages_are_mapped_only_as_long_as_the_kernel_has_room_for_the_pieces(memory, monkeypatch):
+    monkeypatch.setattr("vmbus.memory.MAX_RUNS", runs_of_all.mapped + 30)
+    scattered = range(0, 40, 2)
+    mapping = memory.map_pages(scattered)
+    with pytest.raises(MappingFailed, match="20 pieces"):
+        memory.map_pages(scattered)
+    memory.map_pages(range(100)).close()  # one piece
+    mapping.close()
+    memory.map_pages(scattered)  # and is dropped
+    gc.collect()
+    memory.map_pages(scattered).close()
 
 
 def test_memory_that_nobody_has_any_more_leaves_no_descriptor(memory):

@@ -31,6 +31,8 @@ from vmbus.ring.ranges import build_gpa_direct, build_transfer_pages
 
 MAX_BACKLOG = 4096
 """Packets that wait for room in the ring before the channel gives its peer up."""
+MAX_BACKLOG_BYTES = 64 << 20
+"""Bytes of them; they are counted whenever the ring is full."""
 
 
 class SendingChannel:
@@ -195,6 +197,10 @@ class SendingChannel:
             self._signal_peer()
         if outbox:
             self._ring_was_full = True
+            waiting = sum(len(extension) + len(payload) for *_, extension, payload in outbox)
+            if waiting > MAX_BACKLOG_BYTES:
+                self.fail(BacklogFull(f"channel {self.channel_id}: {waiting} bytes wait for room in the ring"))
+                return
             self.counters.backlog_peak = max(self.counters.backlog_peak, had_backlog)
         elif self._ring_was_full:
             self._ring_was_full = False

@@ -26,6 +26,10 @@ from vmbus.wire.control import GpadlBody, GpadlCreated, GpadlHeader, GpadlTeardo
 from vmbus.wire.control_values import Status
 
 
+OVERHEAD_WORDS = 64
+"""As much memory as so many page numbers of it an entry takes up by itself, roughly."""
+
+
 class ServerGpadl:
     """A GPADL that the guest announced."""
 
@@ -38,6 +42,11 @@ class ServerGpadl:
         self.state = HostGpadl.IN_PROGRESS
         self.ranges: tuple[GpaRange, ...] = ()
         self._assembler: GpadlAssembler | None = None
+
+    @property
+    def cost(self) -> int:
+        """What it counts for among all: a guest may make many of few words."""
+        return self.words + OVERHEAD_WORDS
 
     def begin(self, range_count: int, content: bytes) -> bool:
         """Take the header's content; whether that was all of it."""
@@ -100,9 +109,9 @@ class ServerGpadls(ServerBase):
         if (body.channel_id, body.gpadl_id) in self.gpadls or body.gpadl_id in self._in_progress:
             raise DuplicateGpadl(f"GPADL {body.gpadl_id:#x} exists already")
         words = body.range_bytes // 8
-        if self._gpadl_words + words > self.config.max_gpadl_words:
-            raise TooManyGpadls(f"GPADL {body.gpadl_id:#x}: {words} words on top of those announced are too many")
         gpadl = ServerGpadl(body.channel_id, body.gpadl_id, words)
+        if self._gpadl_words + gpadl.cost > self.config.max_gpadl_words:
+            raise TooManyGpadls(f"GPADL {body.gpadl_id:#x}: {words} words on top of those announced are too many")
         try:
             complete = gpadl.begin(body.range_count, body.build()[GpadlHeader.SIZE :])
         except GpadlError as error:
@@ -211,10 +220,10 @@ class ServerGpadls(ServerBase):
 
     def _remember(self, gpadl: ServerGpadl) -> None:
         self.gpadls[gpadl.channel_id, gpadl.gpadl_id] = gpadl
-        self._gpadl_words += gpadl.words
+        self._gpadl_words += gpadl.cost
 
     def _forget(self, gpadl: ServerGpadl) -> None:
-        self._gpadl_words -= gpadl.words
+        self._gpadl_words -= gpadl.cost
         del self.gpadls[gpadl.channel_id, gpadl.gpadl_id]
         if self._in_progress.get(gpadl.gpadl_id) is gpadl:
             del self._in_progress[gpadl.gpadl_id]

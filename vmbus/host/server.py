@@ -10,7 +10,7 @@ from typing import Protocol
 from uuid import UUID
 
 from vmbus.channel.spinning import SPIN_MICROSECONDS, spinner_for
-from vmbus.devices.device import Device
+from vmbus.devices.device import Device, DeviceError
 from vmbus.errors import VmbusError
 from vmbus.host.bus import DeviceSlot
 from vmbus.host.inventory import Inventory
@@ -29,6 +29,15 @@ log = logging.getLogger("vmbus.host")
 
 MAX_WAITING = 16
 """Connections that have not said hello; when one more comes, the first of them is closed."""
+
+
+_UNPRINTABLE = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
+"""What a guest says is shown on somebody's terminal, which obeys some of these."""
+
+
+def _ids(device: Device) -> tuple[UUID, UUID]:
+    """What tells a device from every other of a host."""
+    return device.interface_id, device.instance_id
 
 
 class SocketService(Protocol):
@@ -95,8 +104,13 @@ class Host:
     def plug(self, device: Device) -> DeviceSlot:
         """Add a device; a guest that is connected is offered it at once.
 
-        Raises ``AlreadyOffered`` or ``TooManyChannels``; the device is the caller's to close then.
+        Raises ``DeviceError``, ``AlreadyOffered`` or ``TooManyChannels``; the device is the caller's to close then.
         """
+        if any(_ids(other.device) == _ids(device) for other in self.slots):
+            raise DeviceError(
+                f"{device.name}: there is a device with its instance id, {device.instance_id}, already"
+                " (a network card gets another with mac=)"
+            )
         slot = DeviceSlot(self, device)
         taken = {other.label for other in self.slots}
         numbered = (f"{device.name}{number}" for number in count(2))
@@ -179,7 +193,7 @@ class Host:
 
     def note(self, text: str, kind: NoteKind = NoteKind.TEXT) -> None:
         """One line for the log and for the capture."""
-        log.info("%s", text)
+        log.info("%s", text.translate(_UNPRINTABLE))
         if self.tap is not None:
             self.tap.note(kind, text)
 
