@@ -80,6 +80,8 @@ class Loop:
         self._stopping = False
         self._thread: int | None = None
         self._closed = False
+        self._closing = threading.RLock()
+        """Held while the loop is woken up, so that its descriptor is nobody else's by then."""
         self.on_error: Callable[[Exception], None] | None = None
         self.lookout: Lookout | None = None
         """What is looked at in every round, and may keep the loop awake for a moment."""
@@ -118,8 +120,13 @@ class Loop:
     def call_soon_threadsafe(self, callback: Callback) -> None:
         """Run ``callback`` in this loop; from any thread."""
         self._soon.append(callback)
-        if threading.get_ident() != self._thread and not self._closed:
-            os.eventfd_write(self._wakeup, 1)
+        if threading.get_ident() != self._thread:
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._wakeup, 1)
 
     def call_later(self, seconds: float, callback: Callback) -> Timer:
         """Run ``callback`` once after ``seconds``; only from the loop's own thread."""
@@ -149,8 +156,7 @@ class Loop:
     def stop(self) -> None:
         """Let ``run`` return after the current callback; from any thread."""
         self._stopping = True
-        if not self._closed:
-            os.eventfd_write(self._wakeup, 1)
+        self._wake_up()
 
     def run(self, until: Callable[[], bool] | None = None, *, timeout: float | None = None) -> bool:
         """Serve until ``stop`` is called, ``until`` holds (checked after every round) or ``timeout`` seconds passed.
@@ -222,9 +228,10 @@ class Loop:
 
     def close(self) -> None:
         """Release the descriptors and let the workers go; work that has begun ends unseen."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
         if self._workers is not None:
             self._workers.shutdown(wait=False, cancel_futures=True)
         self._callbacks.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from pathlib import Path
 
@@ -232,3 +234,28 @@ def test_more_than_the_journal_holds_is_an_error_and_not_a_loss(tmp_path: Path) 
     channel.send(*(answer(number) for number in range(8)))
     channel.take(request(16))
     assert channel.owed() == list(range(8, 17))
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_journal_that_the_disk_has_no_room_for_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", full_disk)
+    with pytest.raises(JournalError, match=r"cannot write the journal .*: No space left"):
+        Journal(tmp_path / "journal")
+
+
+def test_a_disk_that_is_full_by_now_matters_only_when_more_is_owed_than_usual(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", full_disk)
+    for number in range(50_000):
+        channel.take(request(number))
+        channel.send(answer(number))
+    owed = (channel.take(request(number)) for number in range(50_000))
+    with pytest.raises(JournalError, match="No space left"):
+        list(owed)
+    assert channel.owed()  # what was written before can be read

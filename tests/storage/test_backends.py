@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import random
 import shutil
 import socket
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from vmbus.devices.storage import file
 from vmbus.devices.storage.backend import Backend, BackendError, open_backend
 from vmbus.devices.storage.file import FileBackend
 from vmbus.devices.storage.memory import MemoryBackend
@@ -286,3 +289,32 @@ def test_an_image_that_qemu_does_not_take_is_told_in_one_line(tmp_path: Path) ->
     with pytest.raises(BackendError, match="qemu-nbd cannot serve") as caught:
         open_backend(str(tmp_path / "bad.vhdx"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_system_that_makes_no_holes_is_not_filled_with_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"kept" * 1024)
+    fallocate = file._libc.fallocate
+
+    def without_holes(fd: int, mode: int, offset: int, length: int) -> int:
+        if mode & 2:
+            ctypes.set_errno(errno.EOPNOTSUPP)
+            return -1
+        return int(fallocate(fd, mode, offset, length))
+
+    monkeypatch.setattr(file._libc, "fallocate", without_holes)
+    backend = FileBackend(str(path))
+    assert not backend.can_discard
+    with pytest.raises(OSError, match="cannot deallocate"):
+        backend.discard(0, 4096)
+    backend.close()
+    assert path.read_bytes() == b"kept" * 1024
+
+
+def test_asking_for_holes_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"kept" * 1024)
+    FileBackend(str(path)).close()
+    assert path.read_bytes() == b"kept" * 1024

@@ -24,6 +24,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import weakref
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -136,9 +137,15 @@ class Journal:
         try:
             os.ftruncate(fd, 0)
             os.ftruncate(fd, HEADER_SIZE + 2 * half_size)
+            os.posix_fallocate(fd, 0, HEADER_SIZE)
             self._map = mmap.mmap(fd, HEADER_SIZE + 2 * half_size)
-        finally:
+        except OSError as error:
             os.close(fd)
+            raise JournalError(f"cannot write the journal {path}: {error.strerror}") from None
+        self._close_file = weakref.finalize(self, os.close, fd)
+        self._path, self._fd = path, fd
+        self._reserved = [0, 0]
+        """Bytes of each half that the disk has room for: to write to others would end the process, if it is full."""
         self._view = memoryview(self._map)
         self._words = self._view[:HEADER_SIZE].cast("Q")
         self._view[:8] = HEADER.pack(MAGIC, VERSION)
@@ -147,6 +154,19 @@ class Journal:
         self._checksum = 0
         self._turn_at = min(TURN_SIZE, half_size)
         self._words[ACTIVE_WORD] = checked(self._active)
+        for half in (0, 1):
+            self._reserve(half, self._turn_at)
+
+    def _reserve(self, half: int, size: int) -> None:
+        """Have room on the disk for so much of a half, and some more.  Raises ``JournalError``."""
+        if size <= self._reserved[half]:
+            return
+        whole = min(-(-size // TURN_SIZE) * TURN_SIZE, self._half_size)
+        try:
+            os.posix_fallocate(self._fd, HEADER_SIZE + half * self._half_size, whole)
+        except OSError as error:
+            raise JournalError(f"cannot write the journal {self._path}: {error.strerror}") from None
+        self._reserved[half] = whole
 
     def taken(self, channel_id: int, before: int, after: int, packets: Sequence[RingPacket]) -> None:
         """A batch is about to be handled; what wants no completion is not remembered."""
@@ -208,6 +228,7 @@ class Journal:
         self._words.release()
         self._view.release()
         self._map.close()
+        self._close_file()
 
     def _append(self, length: int, entry: bytes) -> None:
         if self._used + length > self._turn_at:
@@ -219,6 +240,8 @@ class Journal:
         used = self._used + length
         if used > self._half_size:
             raise JournalError(_TOO_MUCH)
+        if used > self._reserved[self._active]:
+            self._reserve(self._active, used)
         if len(entry) < length:
             entry = entry.ljust(length, b"\0")
         end = HEADER_SIZE + self._active * self._half_size + used

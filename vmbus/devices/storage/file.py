@@ -58,7 +58,7 @@ class FileBackend(Backend):
         except BaseException:
             os.close(self.fd)
             raise
-        self.can_discard = not read_only
+        self.can_discard = not read_only and (self._is_device or self._can_punch())
         self._nowait = self._probe_nowait()
         self.reads_that_waited = 0
         """Reads whose data was not in the page cache, and that a worker did."""
@@ -79,6 +79,13 @@ class FileBackend(Backend):
         except OSError:
             return 0
         return _RWF_NOWAIT
+
+    def _can_punch(self) -> bool:
+        """Whether the file system makes holes; tried behind the end, where there is nothing to lose.
+
+        Where it does not, a guest that discards a whole disk would fill it with zeros.
+        """
+        return self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, self.size + self.block_size, self.block_size)
 
     def refresh_size(self) -> None:
         """Look whether the file was made larger or smaller, and tell the disk."""
@@ -140,7 +147,7 @@ class FileBackend(Backend):
         if self._is_device:
             self._range_ioctl(_BLKZEROOUT, offset, length)
         elif not self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length):
-            super().write_zeroes(offset, length)
+            raise errno_error(errno.EOPNOTSUPP, f"{self.path}: cannot deallocate {length} bytes at {offset}")
 
     def write_zeroes(self, offset: int, length: int) -> None:
         if self._is_device:
