@@ -81,7 +81,10 @@ def ethernet(
     items = _items(source, display_filter, decode_as, of="kind == external && protocol == nvsp", progress=progress)
     begun = _begun(source, target, items)
     with target.open("wb") as file:
-        print(f"{export_frames(begun, file)} frames")
+        frames = export_frames(begun, file)
+    if not frames:
+        raise NothingToExport("no frame of a network card was recorded")
+    print(f"{frames} frame{'' if frames == 1 else 's'}")
 
 
 @application.command("disk")
@@ -187,4 +190,6 @@ def parquet(source: Source, target: Target, display_filter: Wanted = "", decode_
     from dissectors.exports.tables import export_parquet
 
     begun = _begun(source, target, _items(source, display_filter, decode_as))
+    with target.open("ab"):  # what cannot be written is said before all is read
+        pass
     print(f"{export_parquet(begun, target)} records")

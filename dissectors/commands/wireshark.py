@@ -48,6 +48,8 @@ def compare(capture: Annotated[str, typer.Argument(metavar="FILE", help="A captu
     """Compare what tshark and we decode; exit status 1 if it differs."""
     from dissectors.wireshark.compare import differences
 
+    if capture == "-" or capture.startswith("unix:"):
+        raise typer.BadParameter(f"{capture} is no file, and it has to be read twice")
     session = Session()
     count = 0
     for difference in differences(capture, session):

@@ -18,6 +18,10 @@ class NeedsDuckDb(VmbusError):
     """Parquet is written by DuckDB, which is not installed."""
 
 
+class CannotWriteTable(VmbusError):
+    """DuckDB could not write the table."""
+
+
 def export_json(items: Iterable[Decoded], target: TextIO) -> int:
     """One JSON object a line, with every field of every layer; returns how many."""
     count = 0
@@ -95,7 +99,10 @@ def export_parquet(items: Iterable[Decoded], path: Path) -> int:
         rows.flush()
         columns = ", ".join(f"{name}: '{kind}'" for name, kind in PARQUET_COLUMNS.items())
         source = f"read_json({_quoted(rows.name)}, format = 'newline_delimited', columns = {{{columns}}})"
-        duckdb.connect().execute(f"COPY (FROM {source}) TO {_quoted(path)} (FORMAT PARQUET)")
+        try:
+            duckdb.connect().execute(f"COPY (FROM {source}) TO {_quoted(path)} (FORMAT PARQUET)")
+        except duckdb.Error as error:
+            raise CannotWriteTable(f"cannot write {path}: {str(error).splitlines()[0]}") from error
     return count
 
 

@@ -161,8 +161,10 @@ def listen(path: Path) -> socket.socket:
         finally:
             os.umask(before)
         listener.listen(16)
-    except BaseException:
+    except BaseException as error:
         listener.close()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
     return listener
 

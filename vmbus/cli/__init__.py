@@ -120,7 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # of click, or of typer's own copy of it
             print(message(), file=sys.stderr)
         else:
-            print(f"vmbus: {' '.join(message().split()).removeprefix('Invalid value: ')}", file=sys.stderr)
+            text = " ".join(message().split()).removeprefix("Invalid value: ").replace(": Value error, ", ": ")
+            print(f"vmbus: {text}", file=sys.stderr)
         return 2
 
 

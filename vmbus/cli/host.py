@@ -194,8 +194,12 @@ def command(
     )
     if (rotate or rotate_seconds or keep) and not capture:
         raise typer.BadParameter("--rotate, --rotate-seconds and --keep are about the files of --capture")
+    if keep and not (rotate or rotate_seconds):
+        raise typer.BadParameter("--keep is about the files of --rotate or --rotate-seconds")
     if flight_file and not flight:
         raise typer.BadParameter("--flight-file needs --flight, which says how much is kept")
+    if not Path(flight_file).parent.is_dir():
+        raise typer.BadParameter(f"--flight-file {flight_file}: there is no such folder")
     versions = {version.number: version for version in ALL_VERSIONS}
     if max_version not in versions:
         raise typer.BadParameter(f"--max-version {max_version}: VMBus has {', '.join(versions)}")

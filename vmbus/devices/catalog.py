@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -41,7 +42,7 @@ def make_devices(
         if nics:
             from vmbus.devices.network import device_from
 
-            devices += [device_from(nic) for nic in nics]
+            devices += [device_from(nic) for nic in _told_apart(nics)]
         devices += [named_device(name) for name in others]
     except BaseException:
         for device in devices:
@@ -50,6 +51,22 @@ def make_devices(
     for device in devices:
         device.offer = replace(device.offer, monitor_latency=monitor_latency)
     return devices
+
+
+def _told_apart(nics: Iterable[str]) -> Iterator[str]:
+    """The same options, with an address of its own for each further card of a backend: address and instance id come
+    from the backend's name, and no two devices may have the same.
+    """
+    from vmbus.devices.network import parse_nic_option
+    from vmbus.devices.network.netvsp import default_mac
+
+    cards: Counter[str] = Counter()
+    for nic in nics:
+        spec = parse_nic_option(nic)
+        cards[spec.backend] += spec.mac is None
+        if spec.mac is None and cards[spec.backend] > 1:
+            nic += f",mac={default_mac(f'{spec.backend} {cards[spec.backend]}').hex(':')}"
+        yield nic
 
 
 def stand_in(interface_id: UUID, instance_id: UUID) -> Device | None:

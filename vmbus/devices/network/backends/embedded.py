@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
-from vmbus.devices.device import DeviceError
 from vmbus.devices.network.backend import ALL_CHECKED, Backend, Deliver, GuestFrame
 from vmbus.devices.network.dhcp import DhcpServer
+from vmbus.devices.network.options import BadNicOption
 from vmbus.devices.network.services import install_services
 from vmbus.inet.frame import OutgoingFrame
 from vmbus.inet.host import InetHost
@@ -90,11 +90,11 @@ def backend_from(params: str) -> Backend:
     if not params:
         return EmbeddedNetwork()
     if key != "net":
-        raise DeviceError(f"the embedded network has one parameter, net=10.7.0.0/24, and {params!r} was given")
+        raise BadNicOption(f"the embedded network has one parameter, net=10.7.0.0/24, and {params!r} was given")
     try:
         network = IPv4Network(value)
     except (AddressValueError, NetmaskValueError, ValueError) as error:
-        raise DeviceError(f"net={value} is not an IPv4 network: {error}") from None
+        raise BadNicOption(f"net={value} is not an IPv4 network: {error}") from None
     if network.prefixlen > 29:
-        raise DeviceError(f"net={value} is too small: a network of at least 8 addresses (/29) is needed")
+        raise BadNicOption(f"net={value} is too small: a network of at least 8 addresses (/29) is needed")
     return EmbeddedNetwork(network)
