@@ -123,16 +123,17 @@ def _value(node: Node) -> tuple[object, str]:
 
 def tshark_fields(capture: str | Path, script: str | None = None) -> Iterator[list[ShownField]]:
     """The fields of each record as tshark with the generated dissector shows them."""
-    with tempfile.TemporaryDirectory() as directory:
+    # What tshark complains of goes to a file: a pipe that nobody empties would stop it.
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as complaints:
         path = Path(directory) / "vmbus.lua"
         path.write_text(script or dissector(), "utf-8")
         command = ["tshark", "-X", f"lua_script:{path}", "-r", str(capture), "-T", "pdml"]
         try:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints)
         except OSError as error:
             raise TsharkFailed(f"cannot run tshark: {error.strerror}") from error
         with process:
-            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout is not None
             try:
                 parser: Any = ElementTree.XMLPullParser(["end"])
                 for line in process.stdout:
@@ -145,9 +146,10 @@ def tshark_fields(capture: str | Path, script: str | None = None) -> Iterator[li
             except ElementTree.ParseError as error:
                 process.kill()
                 raise TsharkFailed(f"tshark's output breaks off: {error}") from error
-            complaint = process.stderr.read().decode("utf-8", "replace")
         if process.returncode:
-            said = complaint.strip().splitlines() or [f"it ended with status {process.returncode}"]
+            complaints.seek(0)
+            complaint = complaints.read().decode("utf-8", "replace").strip()
+            said = complaint.splitlines() or [f"it ended with status {process.returncode}"]
             raise TsharkFailed(f"tshark: {said[-1].removeprefix('tshark: ')}")
 
 

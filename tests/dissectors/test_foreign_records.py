@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -152,6 +153,16 @@ def test_a_cut_capture_is_compared_as_far_as_it_goes(
     assert main(["wireshark", "compare", str(path)]) == 1
     told = capsys.readouterr()
     assert told.err.startswith("vmbus: tshark: The file") and "[" not in told.err and not told.out
+
+
+def test_a_comparison_does_not_wait_for_a_tshark_that_complains_at_length(disk: Script, tmp_path: Path) -> None:
+    tshark = tmp_path / "tshark"
+    tshark.write_text("#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' x >&2\necho '<pdml></pdml>'\n")
+    tshark.chmod(0o755)
+    command = [sys.executable, "-m", "vmbus", "wireshark", "compare", str(disk.write(tmp_path / "disk.pcapng"))]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    compared = subprocess.run(command, env=environment, capture_output=True, timeout=30, check=False)
+    assert compared.returncode == 1 and b"tshark has no more" in compared.stdout
 
 
 def test_a_difference_reads_as_a_sentence() -> None:
