@@ -20,7 +20,7 @@ class Findings:
         self.checked = 0
         """So many records have been looked at."""
         self._archive = archive
-        self._session = Session()
+        self._session = Session(keeps_past_lives=False)
         self._checker = Checker(self._session)
         self._found: dict[int, list[Finding]] = {}
         self._is_finished = False

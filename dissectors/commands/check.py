@@ -84,7 +84,7 @@ class _Check:
             yield from shared.findings(self._bar.advance, tell_damage)
             self.repeats, self.count, self.unknown = shared.repeats, shared.count, shared.unknown
             return
-        session = Session(self._decode_as)
+        session = Session(self._decode_as, keeps_past_lives=False)
         checker = Checker(session)
         if is_file(self._source):
             store = CaptureStore.open(self._source, windowed=True)

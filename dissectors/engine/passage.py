@@ -50,7 +50,7 @@ class Passage(Session):
     """Goes through the capture of a windowed store, once. Not for a stream that is to be followed as it comes."""
 
     def __init__(self, store: CaptureStore, decode_as: Mapping[int, Protocol] | None = None) -> None:
-        super().__init__(decode_as)
+        super().__init__(decode_as, keeps_past_lives=False)
         self._store = store
         self.plane.on_begin = lambda life: self._part.begin_life(life, self._index)
         self._open: dict[Key, int] = {}
@@ -99,7 +99,6 @@ class Passage(Session):
             index: self._earlier[index] if index < first else self._reader.request(index)
             for index in self._open.values()
         }
-        self.plane.forget_past_lives()
 
     def _run(self, first: int, last: int) -> None:
         """Follow records of which none is a control message and each is sound."""

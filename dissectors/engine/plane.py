@@ -19,8 +19,10 @@ from vmbus.wire.schema import NIL_GUID
 class ControlState:
     """Follows the control plane of one connection."""
 
-    def __init__(self, make_dialect: Callable[[ChannelLife], Dialect]) -> None:
+    def __init__(self, make_dialect: Callable[[ChannelLife], Dialect], *, keeps_past_lives: bool = True) -> None:
+        """Without ``keeps_past_lives`` what is over is forgotten: of sockets there can be more than memory holds."""
         self._make_dialect = make_dialect
+        self._keeps_past_lives = keeps_past_lives
         self.channels: dict[int, ChannelLife] = {}
         self.on_begin: Callable[[ChannelLife], None] = lambda life: None
         """Is told of each life that begins."""
@@ -37,10 +39,6 @@ class ControlState:
     def lives(self) -> list[ChannelLife]:
         """Every life of every channel that was not forgotten, in order of appearance."""
         return list(self._lives.values())
-
-    def forget_past_lives(self) -> None:
-        """Keep the current ones alone: of sockets' channels there can be more than memory holds."""
-        self._lives = {id(life): life for life in self.channels.values()}
 
     def life(self, channel_id: int) -> ChannelLife:
         """The channel's current life; one of an unknown kind begins if there is none."""
@@ -91,7 +89,7 @@ class ControlState:
             name = f"{name}/{body.subchannel_index}"
         earlier = self.channels.get(body.channel_id)
         if earlier is not None:
-            self._forget_primary(earlier)
+            self._is_over(earlier)
             if not earlier.offered and earlier.interface_id == NIL_GUID:
                 self._lives.pop(id(earlier), None)
         life = ChannelLife(
@@ -114,11 +112,13 @@ class ControlState:
         item.channel = self._begin(life)
         self._happened(life, item, "offered")
 
-    def _forget_primary(self, life: ChannelLife) -> None:
-        """Its device's subchannels are not its own any more."""
+    def _is_over(self, life: ChannelLife) -> None:
+        """Its device's subchannels are not its own any more, and it may be forgotten."""
         device = life.interface_id, life.instance_id
         if self._primaries.get(device) is life:
             del self._primaries[device]
+        if not self._keeps_past_lives:
+            self._lives.pop(id(life), None)
 
     def _of_channel(self, item: Decoded, body: object) -> None:
         channel_id = getattr(body, "channel_id", None)
@@ -146,7 +146,7 @@ class ControlState:
             case c.RelIdReleased():
                 life.released = item.number
                 self._happened(life, item, "released")
-                self._forget_primary(life)
+                self._is_over(life)
                 self.channels.pop(channel_id, None)
             case c.GpadlCreated():
                 if (gpadl := self.gpadls.get(body.gpadl_id)) is not None:
@@ -182,8 +182,8 @@ class ControlState:
         for life in self.channels.values():
             life.unloaded = item.number
             self._happened(life, item, "connection unloaded")
+            self._is_over(life)
         self.channels.clear()
-        self._primaries.clear()
         self.gpadls.clear()
         self.version, self.features = None, 0
 

@@ -45,10 +45,13 @@ def opposite(direction: int) -> int:
 class Session:
     """Decodes the records of one connection, in order."""
 
-    def __init__(self, decode_as: Mapping[int, Protocol] | None = None) -> None:
-        """``decode_as`` says what channels speak whose offer the capture may not hold, or that lie about it."""
+    def __init__(self, decode_as: Mapping[int, Protocol] | None = None, *, keeps_past_lives: bool = True) -> None:
+        """``decode_as`` says what channels speak whose offer the capture may not hold, or that lie about it.
+
+        Without ``keeps_past_lives`` a channel that is over is forgotten: ``lives`` are then those that are not.
+        """
         self.decode_as = dict(decode_as or {})
-        self.plane = ControlState(self._make_dialect)
+        self.plane = ControlState(self._make_dialect, keeps_past_lives=keeps_past_lives)
         self.count = 0
         self.unknown = 0
         """Records that are none of VMBus, or that no version of ours wrote."""

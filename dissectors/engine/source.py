@@ -28,7 +28,7 @@ def decode_capture(
     session: Session | None = None,
 ) -> Iterator[Decoded]:
     """The decoded records of ``source``: a path, ``-`` for standard input, ``unix:PATH`` for a live stream."""
-    session = session or Session(decode_as)
+    session = session or Session(decode_as, keeps_past_lives=False)
     # What is no capture at all ends in one error, not in a report on each piece of it: so damage waits for a record.
     waiting: list[Damage] = []
     for record in CaptureReader(source, on_damage=waiting.append):

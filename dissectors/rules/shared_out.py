@@ -98,7 +98,7 @@ class SharedCheck:
                 connection.send(_Found(number, rank[finding.rule], order, finding))
 
         try:
-            session = Session(self._decode_as)
+            session = Session(self._decode_as, keeps_past_lives=False)
             checker = Checker(session, rules)
             store = CaptureStore.open(self._source, windowed=True)
             for item in decode_file(store, session, on_damage):

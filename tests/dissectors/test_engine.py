@@ -139,6 +139,17 @@ def test_a_channel_seen_before_its_offer_has_one_life_only(script: Script) -> No
     assert [(life.channel_id, life.name) for life in session.lives] == [(4, "unknown"), (3, "scsi")]
 
 
+def test_a_session_that_keeps_nothing_knows_the_channels_that_are_there(script: Script) -> None:
+    session = Session(keeps_past_lives=False)
+    for channel in range(3, 50):
+        script.offer(channel, guids.vsock_service(22), instance=channel)
+        script.rescind(channel)
+        script.release(channel)
+    script.offer(7, guids.SCSI)
+    script.decode(session)
+    assert session.lives == [session.channels[7]]
+
+
 def test_an_unloaded_connection_has_no_open_channel(disk: Script) -> None:
     session = Session()
     disk.message(GUEST, MessageType.UNLOAD)
