@@ -16,7 +16,9 @@ from typing import Any
 from vmbus.cli import main
 from vmbus.host import servicing
 from vmbus.host.partition import HostPartition
-from vmbus.host.servicing import Servicing, TakeOver
+from vmbus.host.resumption import ResumablePartition
+from vmbus.host.servicing import Servicing
+from vmbus.host.taking_over import TakeOver
 from vmbus.ring.incoming import IncomingRing
 from vmbus.ring.outgoing import OutgoingRing
 from vmbus.synic import SynicVp
@@ -81,8 +83,8 @@ POINTS = {
     "message is about to be answered": Point(HostPartition, "post_message", after=True),
 }
 POINTS_OF_A_TAKE_OVER = {
-    "devices are restored": Point(Servicing, "_reopen_channels", after=False),
-    "channels are open again": Point(Servicing, "_reopen_channels", after=True),
+    "devices are restored": Point(ResumablePartition, "_reopen_channels", after=False),
+    "channels are open again": Point(ResumablePartition, "_reopen_channels", after=True),
     "journal is new": Point(Servicing, "_start_journal", after=True),
     "channels are about to go on": Point(TakeOver, "run", after=False),
     "the first channel goes on": Point(TakeOver, "run", after=True),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from vmbus.capture.in_force import messages_in_force
 from vmbus.channel import Channel
@@ -19,8 +18,9 @@ from vmbus.control.server import ControlServer
 from vmbus.control.server_base import ServerConfig
 from vmbus.errors import VmbusError
 from vmbus.host.bus import DeviceSlot
-from vmbus.host.channels import PartitionChannels
-from vmbus.host.servicing import Servicing, TakeOver
+from vmbus.host.resumption import ResumablePartition
+from vmbus.host.servicing import Servicing
+from vmbus.host.taking_over import TakeOver
 from vmbus.interrupt import BadInterrupt
 from vmbus.memory import PAGE_SIZE, GuestMemory, GuestMemoryError, MemoryInUse
 from vmbus.synic import make_vps
@@ -45,22 +45,13 @@ log = logging.getLogger("vmbus.host")
 _MESSAGE_CONNECTIONS = frozenset({MESSAGE_CONNECTION_ID, MULTICLIENT_CONNECTION_ID})
 
 
-class HostPartition(PartitionChannels):
+class HostPartition(ResumablePartition):
     """Carries out a guest's synic operations (``vmbus.transport.server.PartitionHost``)."""
 
     def __init__(self, host: Host) -> None:
         super().__init__(host)
-        self.guest_id: UUID | None = None
         self.is_served = False
         """The guest's hello was accepted."""
-        self.last_sequence = self.last_status = 0
-        """Of the last message that was carried out: a guest that reconnects may send it again."""
-        self.to_post: list[tuple[int, int, bytes, int]] = []
-        """Messages that are posted when the state has been saved: processor, SINT, payload, number."""
-        self.message_numbers: dict[tuple[int, int], int] = {}
-        """Of the newest message to each processor and SINT, so that none is delivered twice."""
-        self.last_steps: list[Callable[[], None]] = []
-        """What is to be done when every channel of an earlier process goes on: devices to take back."""
         self._take_overs: list[TakeOver] = []
         """What channels of an earlier process have to do, as soon as the guest can be signalled again."""
         self._crash: dict[int, int] = {}

@@ -14,30 +14,26 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from vmbus import __version__
 from vmbus.channel import Channel
-from vmbus.gpadl import Gpadl
 from vmbus.host.bus import DeviceSlot
-from vmbus.host.journal import ChannelDebt, Debts, Journal, JournalError
+from vmbus.host.journal import Debts, Journal, JournalError
 from vmbus.host.journal_reader import check_journal, read_journal
+from vmbus.host.resumption import StandIn
 from vmbus.host.state_document import BadHostState, check_writable, read_document, upgraded_device, write_document
 from vmbus.host.state_lock import StateLock
+from vmbus.host.taking_over import TakeOver, indices_of, take_over
 from vmbus.ring import RingPacket
-from vmbus.ring.packet import COMPLETION, TRANSFER_PAGES, OutgoingPacket
+from vmbus.ring.packet import OutgoingPacket
 from vmbus.state_format import State
-from vmbus.wire.control_values import SYNIC_MESSAGE_TYPE
 
 if TYPE_CHECKING:
-    from vmbus.devices.device import Device
     from vmbus.host.partition import HostPartition
     from vmbus.host.server import Host
 
@@ -45,10 +41,6 @@ log = logging.getLogger("vmbus.host")
 
 _SIGNS_OF_DAMAGE = (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, struct.error)
 """What unlikely values in a document or journal lead to."""
-
-
-StandIn = Callable[[UUID, UUID], "Device | None"]
-"""From the interface and instance id of a device to one that takes leave of the guest in its place."""
 
 
 class _JournalOfChannel:
@@ -204,34 +196,12 @@ class Servicing:
                     "state": slot.device.save() if clean else state,
                 }
             )
-        debts = self.journal.debts
         document = {
             "program": f"vmbus {__version__}",
             "clean": clean,
-            "guest_id": str(partition.guest_id),
-            "last_sequence": partition.last_sequence,
-            "last_status": partition.last_status,
-            "messages": [
-                [vp.index, sint, message_type, payload.hex(), number]
-                for vp in partition.vps
-                for sint, message_type, payload, number in vp.queued_messages()
-            ]
-            + [
-                [vp, sint, SYNIC_MESSAGE_TYPE, payload.hex(), number] for vp, sint, payload, number in partition.to_post
-            ],
-            "message_numbers": [[vp, sint, number] for (vp, sint), number in partition.message_numbers.items()],
-            "control": partition.control.save(),
+            **partition.saved(self.journal.debts),
             "devices": devices,
             "changes": host.inventory.save(),
-            "channels": {
-                str(channel_id): {
-                    "target_vp": channel.target_vp,
-                    "taken_total": debts[channel_id].taken_total if channel_id in debts else 0,
-                    "sent_total": debts[channel_id].sent_total if channel_id in debts else 0,
-                    "unsent": [_packet_to_json(packet) for packet in channel.unsent],
-                }
-                for channel_id, channel in partition.channels.items()
-            },
         }
         try:
             write_document(self.path, document)
@@ -299,123 +269,14 @@ class Servicing:
             raise
 
     def _resume(self, partition: HostPartition, saved: State) -> list[TakeOver]:
-        partition.last_sequence, partition.last_status = saved["last_sequence"], saved["last_status"]
-        partition.control.restore(saved["control"])
-        if partition.control.info is not None and partition.memory is not None:
-            partition.monitor.use(partition.memory, partition.control.info.monitor_pages)
-            partition.use_interrupt_page(partition.control.info.interrupt_page)
-        partition.message_numbers = {(vp, sint): number for vp, sint, number in saved["message_numbers"]}
-        for vp, sint, message_type, payload, number in saved["messages"]:
-            partition.vps[vp].post_again(sint, message_type, bytes.fromhex(payload), number)
-        self._restore_devices(partition, saved)
-        self._reopen_channels(partition)
+        partition.bring_back(saved, self._stand_in)
         known = {int(channel_id): channel["taken_total"] for channel_id, channel in saved["channels"].items()}
-        debts = read_journal(self._journal_path, _indices_of(partition.channels), known)
+        debts = read_journal(self._journal_path, indices_of(partition.channels), known)
         # What was handled leaves its ring before a new journal forgets that it was there.
         work = [
-            self._take_over(channel, saved["channels"].get(str(channel_id)), debts.get(channel_id))
+            take_over(channel, saved["channels"].get(str(channel_id)), debts.get(channel_id))
             for channel_id, channel in partition.channels.items()
         ]
         self._start_journal(debts)
         self.checkpoint(partition)
         return work
-
-    def _restore_devices(self, partition: HostPartition, saved: State) -> None:
-        states = {UUID(device["instance"]): device for device in saved["devices"]}
-        channels = [channel for channel in partition.control.offers if not channel.state.is_rescinded]
-        in_use = {channel.key.instance_id: channel.traits.monitor_latency for channel in channels}
-        for slot in partition.host.slots:
-            device = states.get(slot.device.instance_id)
-            if device is None:
-                partition.offer(slot)  # a device that the earlier process did not have
-                continue
-            slot.is_offered, slot.subchannels = device["offered"], device["subchannels"]
-            slot.device.restore(upgraded_device(device, slot.device.state_format))
-            if not slot.is_offered and slot.device.instance_id in in_use:
-                # It was about to be taken back, and the guest does not know yet: it goes as soon as nothing is owed.
-                slot.is_offered = True
-                partition.last_steps.append(slot.rescind)
-            partition.offer(slot)
-        known = {slot.device.instance_id for slot in partition.host.slots}
-        for instance_id in (states.keys() & in_use.keys()) - known:
-            self._replace(partition, states[instance_id], instance_id, in_use[instance_id])
-
-    def _replace(self, partition: HostPartition, saved: State, instance_id: UUID, monitor_latency: int | None) -> None:
-        """A device is not there any more: another one answers for it, and is taken back as soon as nothing is owed."""
-        device = self._stand_in(UUID(saved["interface"]), instance_id)
-        if device is None:
-            return  # its channels are rescinded at once
-        device.offer = replace(device.offer, monitor_latency=monitor_latency)
-        slot = partition.host.plug(device)
-        slot.subchannels = saved["subchannels"]
-        device.restore(upgraded_device(saved, device.state_format))
-        partition.offer(slot)
-        partition.last_steps.append(partial(partition.host.unplug, slot))
-
-    def _reopen_channels(self, partition: HostPartition) -> None:
-        for channel_id in partition.offered_channels():
-            known = partition.gpadls.setdefault(channel_id, {})
-            for shared in partition.control.restored_gpadls(channel_id):
-                assert partition.memory is not None
-                known[shared.gpadl_id] = Gpadl(shared.gpadl_id, shared.ranges, partition.memory)
-            opened = partition.control.restored_open(channel_id)
-            if opened is not None:
-                partition.open_channel(channel_id, opened.params)
-            partition.react(partition.control.channel_restored(channel_id, is_open=opened is not None))
-        partition.react(partition.control.finish_restore())
-
-    def _take_over(self, channel: Channel, saved: State | None, debt: ChannelDebt | None) -> TakeOver:
-        debt = debt or ChannelDebt()
-        unsent: list[OutgoingPacket] = []
-        if saved is not None:
-            channel.target_vp = saved["target_vp"]
-            skip = max(debt.sent_total - saved["sent_total"], 0)
-            unsent = [_packet_from_json(packet) for packet in saved["unsent"]][skip:]
-        loans = {packet[2]: bytes(packet[3]) for packet in unsent if packet[0] == TRANSFER_PAGES}
-        channel.adopt(unsent, debt.lent | loans, debt.to_skip)
-        debt.to_skip = 0
-        answered = Counter(packet[2] for packet in unsent if packet[0] == COMPLETION)
-        return TakeOver(channel, _without(debt.packets(), answered))
-
-
-class TakeOver:
-    """What a channel has to do before it goes on: handle again what was not answered, send what was not sent."""
-
-    def __init__(self, channel: Channel, owed: list[RingPacket]) -> None:
-        self.channel = channel
-        self.owed = owed
-
-    def run(self) -> None:
-        self.channel.take_over(self.owed)
-        self.channel.service()
-
-
-def _without(owed: list[RingPacket], answered: Counter[int]) -> list[RingPacket]:
-    """What has no answer yet; of packets with the same transaction id the first ones were answered first."""
-    left = []
-    for packet in owed:
-        if answered[packet.transaction_id]:
-            answered[packet.transaction_id] -= 1
-        else:
-            left.append(packet)
-    return left
-
-
-def _indices_of(channels: dict[int, Channel]) -> Any:
-    """The rings of open channels as they stand, before anything of them is used."""
-
-    def indices(channel_id: int) -> tuple[int, int] | None:
-        channel = channels.get(channel_id)
-        return None if channel is None else (channel.incoming.position, channel.outgoing.position)
-
-    return indices
-
-
-def _packet_to_json(packet: OutgoingPacket) -> list[Any]:
-    packet_type, flags, transaction_id, extension, payload = packet
-    return [packet_type, flags, transaction_id, bytes(extension).hex(), bytes(payload).hex()]
-
-
-def _packet_from_json(value: list[Any]) -> OutgoingPacket:
-    packet_type, flags, transaction_id, extension, payload = value
-    return (packet_type, flags, transaction_id, bytes.fromhex(extension), bytes.fromhex(payload))

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from vmbus.control.server_saved import FORMAT_VERSION as CONTROL_VERSION
 from vmbus.errors import VmbusError
+from vmbus.ring.packet import OutgoingPacket
 from vmbus.state_format import State, StateFormat, UnreadableState
 
 FORMAT = "vmbus host state"
@@ -95,3 +96,15 @@ def _fresh(path: Path) -> Path:
 def upgraded_device(saved: dict[str, Any], state_format: StateFormat) -> State:
     """A device's own state, as the device writes it now.  Raises ``UnreadableState``."""
     return state_format.brought_up(f"the state of {saved['instance']}", saved["version"], saved["state"])
+
+
+def packet_to_json(packet: OutgoingPacket) -> list[Any]:
+    """A packet that waits for its ring."""
+    packet_type, flags, transaction_id, extension, payload = packet
+    return [packet_type, flags, transaction_id, bytes(extension).hex(), bytes(payload).hex()]
+
+
+def packet_from_json(value: list[Any]) -> OutgoingPacket:
+    """What :func:`packet_to_json` gave."""
+    packet_type, flags, transaction_id, extension, payload = value
+    return (packet_type, flags, transaction_id, bytes.fromhex(extension), bytes.fromhex(payload))
