@@ -3,25 +3,49 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from vmbus.channel import Channel
 from vmbus.devices.device import Device
 from vmbus.loop import Loop
 from vmbus.memory import GuestMemory
 
-if TYPE_CHECKING:
-    from vmbus.host.server import Host
-
-
 RETIRE_SECONDS = 3.0
 """How long a device may take to come to rest before its offer is taken back anyway."""
+
+
+class OfferedTo(Protocol):
+    """The guest that is connected, as far as offers are concerned (``vmbus.host.partition.HostPartition``)."""
+
+    @property
+    def memory(self) -> GuestMemory | None: ...
+
+    def offer(self, slot: DeviceSlot) -> None: ...
+
+    def rescind(self, slot: DeviceSlot) -> None: ...
+
+    def save(self) -> None: ...
+
+
+class SlotHost(Protocol):
+    """What a slot needs of its host (``vmbus.host.server.Host``)."""
+
+    @property
+    def loop(self) -> Loop: ...
+
+    @property
+    def partition(self) -> OfferedTo | None: ...
+
+    @property
+    def leaving(self) -> list[DeviceSlot]: ...
+
+    def note(self, text: str) -> None: ...
 
 
 class DeviceSlot:
     """Where a device is plugged in: its ``DeviceBus``.  ``channel_ids`` are its offers, by subchannel index."""
 
-    def __init__(self, host: Host, device: Device) -> None:
+    def __init__(self, host: SlotHost, device: Device) -> None:
         self._host = host
         self.device = device
         self.label = device.name

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from vmbus.channel import Channel, ChannelIdentity
+from vmbus.channel.spinning import Spinner
 from vmbus.control import host_events as events
 from vmbus.control.offers import OfferTraits as ControlTraits
 from vmbus.control.server import ControlServer
@@ -21,21 +22,43 @@ from vmbus.gpadl import Gpadl
 from vmbus.host.bus import DeviceSlot
 from vmbus.host.monitor import Monitored, PageMonitor
 from vmbus.interrupt_page import SHARED_EVENT_FLAG, InterruptPageView
+from vmbus.loop import Loop
 from vmbus.memory import GuestMemory
 from vmbus.ring.pair import map_ring_pair
 from vmbus.synic import SynicVp
-from vmbus.tap import Direction, NoteKind
+from vmbus.tap import Direction, NoteKind, Tap
 from vmbus.wire.control_values import VMBUS_SINT, Status
 from vmbus.wire.offer import OfferFlags, PipeType
 
-if TYPE_CHECKING:
-    from vmbus.host.server import Host
+
+class ChannelKeeper(Protocol):
+    """What keeps channels for the next process (``vmbus.host.servicing.Servicing``)."""
+
+    def channel_closed(self, channel_id: int) -> None: ...
+
+
+class ChannelHost(Protocol):
+    """What the channels of a guest need of its host (``vmbus.host.server.Host``)."""
+
+    @property
+    def loop(self) -> Loop: ...
+
+    @property
+    def spinner(self) -> Spinner | None: ...
+
+    @property
+    def tap(self) -> Tap | None: ...
+
+    @property
+    def servicing(self) -> ChannelKeeper | None: ...
+
+    def note(self, text: str, kind: NoteKind = NoteKind.TEXT) -> None: ...
 
 
 class PartitionChannels:
     """A guest's memory, processors and channels; ``react`` is what the rest of the partition adds."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ChannelHost) -> None:
         self.host = host
         self.memory: GuestMemory | None = None
         self.vps: list[SynicVp] = []

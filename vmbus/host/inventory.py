@@ -8,9 +8,9 @@ twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from vmbus.devices.catalog import make_devices
@@ -19,11 +19,7 @@ from vmbus.devices.storage.controller import StorageController, UnitAddress
 from vmbus.devices.storage.media import MediaUnit
 from vmbus.devices.storage.spec import DiskSpec, parse_disk_option, place
 from vmbus.errors import VmbusError
-
-if TYPE_CHECKING:
-    from vmbus.host.bus import DeviceSlot
-    from vmbus.host.server import Host
-
+from vmbus.host.bus import DeviceSlot
 
 Name = tuple[str, str]
 """The instance id of a device; with the address of a unit, or without."""
@@ -54,12 +50,27 @@ class Addition:
         return device
 
 
+class DeviceHost(Protocol):
+    """Where devices are plugged in (``vmbus.host.server.Host``)."""
+
+    @property
+    def slots(self) -> list[DeviceSlot]: ...
+
+    def plug(self, device: Device) -> DeviceSlot: ...
+
+    def unplug(self, slot: DeviceSlot) -> None: ...
+
+
 class Inventory:
     """The changes to ``host``'s devices; belongs to the loop's thread."""
 
-    def __init__(self, host: Host) -> None:
-        """``host`` has the devices of its command line, and no others yet."""
+    def __init__(self, host: DeviceHost, changed: Callable[[], object]) -> None:
+        """``host`` has the devices of its command line, and no others yet.
+
+        ``changed`` is to be called when something of the devices is other than it was, be it only a disc.
+        """
         self._host = host
+        self.changed = changed
         self._named = set(_names(slot.device for slot in host.slots))
         self._added: list[Addition] = []
         self._removed: list[Name] = []
@@ -126,11 +137,6 @@ class Inventory:
         self._added = [one for one in self._added if one.instance != instance or unit not in ("", one.unit)]
         if (instance, unit) in self._named and (instance, unit) not in self._removed:
             self._removed.append((instance, unit))
-
-    def changed(self) -> None:
-        """Something of the devices is other than it was; also a disc."""
-        if self._host.servicing is not None:
-            self._host.servicing.devices_changed(self._host)
 
     # The next process
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+from uuid import UUID
 
 from vmbus.capture.in_force import messages_in_force
 from vmbus.channel import Channel
@@ -18,7 +19,7 @@ from vmbus.control.server import ControlServer
 from vmbus.control.server_base import ServerConfig
 from vmbus.errors import VmbusError
 from vmbus.host.bus import DeviceSlot
-from vmbus.host.resumption import ResumablePartition
+from vmbus.host.resumption import ResumablePartition, ResumingHost
 from vmbus.host.servicing import Servicing
 from vmbus.host.taking_over import TakeOver
 from vmbus.interrupt import BadInterrupt
@@ -32,23 +33,53 @@ from vmbus.wire.control_values import (
     MULTICLIENT_CONNECTION_ID,
     SYNIC_MESSAGE_TYPE,
     VMBUS_SINT,
+    Version,
 )
 from vmbus.wire.hypervisor import HvStatus, Msr
 from vmbus.wire.partition import FrameStatus, Hello, HelloReply, PartitionFeatures
 from vmbus.wire.partition import NoteKind as GuestNote
-
-if TYPE_CHECKING:
-    from vmbus.host.server import Host
 
 log = logging.getLogger("vmbus.host")
 
 _MESSAGE_CONNECTIONS = frozenset({MESSAGE_CONNECTION_ID, MULTICLIENT_CONNECTION_ID})
 
 
+class SocketService(Protocol):
+    """Offers a channel for each socket between the guest and this side (``vmbus.devices.hvsocket``)."""
+
+    def guest_connects(self, endpoint_id: UUID, service_id: UUID, silo_id: UUID, refuse: Callable[[], None]) -> None:
+        """The guest wants a socket to a service: offer a device with these ids, or call ``refuse``."""
+
+    def guest_left(self) -> None:
+        """No socket of that guest is worth anything any more."""
+
+
+class GuestsHost(ResumingHost, Protocol):
+    """What a guest needs of its host (``vmbus.host.server.Host``)."""
+
+    @property
+    def max_version(self) -> Version: ...
+
+    @property
+    def servicing(self) -> Servicing | None: ...
+
+    @property
+    def sockets(self) -> SocketService | None: ...
+
+    @property
+    def partition(self) -> HostPartition | None: ...
+
+    def guest_came(self) -> None: ...
+
+    def guest_left(self, reason: str) -> None: ...
+
+
 class HostPartition(ResumablePartition):
     """Carries out a guest's synic operations (``vmbus.transport.server.PartitionHost``)."""
 
-    def __init__(self, host: Host) -> None:
+    host: GuestsHost
+
+    def __init__(self, host: GuestsHost) -> None:
         super().__init__(host)
         self.is_served = False
         """The guest's hello was accepted."""

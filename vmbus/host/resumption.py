@@ -9,28 +9,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from vmbus.devices.device import Device
 from vmbus.gpadl import Gpadl
-from vmbus.host.channels import PartitionChannels
+from vmbus.host.bus import DeviceSlot
+from vmbus.host.channels import ChannelHost, PartitionChannels
 from vmbus.host.journal import ChannelDebt, Debts
 from vmbus.host.state_document import packet_to_json, upgraded_device
 from vmbus.state_format import State
 from vmbus.wire.control_values import SYNIC_MESSAGE_TYPE
 
-if TYPE_CHECKING:
-    from vmbus.host.server import Host
-
 StandIn = Callable[[UUID, UUID], Device | None]
 """From the interface and instance id of a device to one that takes leave of the guest in its place."""
+
+
+class ResumingHost(ChannelHost, Protocol):
+    """What a guest that is brought back needs of its host: its devices."""
+
+    @property
+    def slots(self) -> list[DeviceSlot]: ...
+
+    def plug(self, device: Device) -> DeviceSlot: ...
+
+    def unplug(self, slot: DeviceSlot) -> None: ...
 
 
 class ResumablePartition(PartitionChannels):
     """A guest's memory, processors and channels, and what the next process must know of them."""
 
-    def __init__(self, host: Host) -> None:
+    host: ResumingHost
+
+    def __init__(self, host: ResumingHost) -> None:
         super().__init__(host)
         self.guest_id: UUID | None = None
         self.last_sequence = self.last_status = 0

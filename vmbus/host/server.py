@@ -6,7 +6,6 @@ import logging
 import socket
 from collections.abc import Callable, Iterable
 from itertools import chain, count
-from typing import Protocol
 from uuid import UUID
 
 from vmbus.channel.spinning import SPIN_MICROSECONDS, spinner_for
@@ -14,7 +13,7 @@ from vmbus.devices.device import Device, DeviceError
 from vmbus.errors import VmbusError
 from vmbus.host.bus import DeviceSlot
 from vmbus.host.inventory import Inventory
-from vmbus.host.partition import HostPartition
+from vmbus.host.partition import HostPartition, SocketService
 from vmbus.host.servicing import Servicing
 from vmbus.loop import Loop
 from vmbus.tap import NoteKind, Tap
@@ -38,16 +37,6 @@ _UNPRINTABLE = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "\N{
 def _ids(device: Device) -> tuple[UUID, UUID]:
     """What tells a device from every other of a host."""
     return device.interface_id, device.instance_id
-
-
-class SocketService(Protocol):
-    """Offers a channel for each socket between the guest and this side (``vmbus.devices.hvsocket``)."""
-
-    def guest_connects(self, endpoint_id: UUID, service_id: UUID, silo_id: UUID, refuse: Callable[[], None]) -> None:
-        """The guest wants a socket to a service: offer a device with these ids, or call ``refuse``."""
-
-    def guest_left(self) -> None:
-        """No socket of that guest is worth anything any more."""
 
 
 class Host:
@@ -90,7 +79,7 @@ class Host:
         """Devices that are not the host's any more, and that a guest has not let go of yet."""
         for device in devices:
             self.plug(device)
-        self.inventory = Inventory(self)
+        self.inventory = Inventory(self, self._devices_changed)
         """What is changed about the devices from now on."""
         if servicing is not None:
             try:
@@ -131,6 +120,13 @@ class Host:
             self.slots.remove(slot)
             self.leaving.append(slot)
             slot.remove()
+
+    def _devices_changed(self) -> None:
+        """The next process must know before whoever asked for it does."""
+        if self.partition is not None:
+            self.partition.save()
+        elif self.servicing is not None:
+            self.servicing.devices_changed()
 
     # Guests
 

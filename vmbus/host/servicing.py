@@ -17,15 +17,16 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 from uuid import UUID
 
 from vmbus import __version__
 from vmbus.channel import Channel
 from vmbus.host.bus import DeviceSlot
+from vmbus.host.inventory import Inventory
 from vmbus.host.journal import Debts, Journal, JournalError
 from vmbus.host.journal_reader import check_journal, read_journal
-from vmbus.host.resumption import StandIn
+from vmbus.host.resumption import ResumablePartition, StandIn
 from vmbus.host.state_document import BadHostState, check_writable, read_document, upgraded_device, write_document
 from vmbus.host.state_lock import StateLock
 from vmbus.host.taking_over import TakeOver, indices_of, take_over
@@ -33,20 +34,29 @@ from vmbus.ring import RingPacket
 from vmbus.ring.packet import OutgoingPacket
 from vmbus.state_format import State
 
-if TYPE_CHECKING:
-    from vmbus.host.partition import HostPartition
-    from vmbus.host.server import Host
-
 log = logging.getLogger("vmbus.host")
 
 _SIGNS_OF_DAMAGE = (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, struct.error)
 """What unlikely values in a document or journal lead to."""
 
 
+class ServicedHost(Protocol):
+    """The devices that are kept, and how they have changed (``vmbus.host.server.Host``)."""
+
+    @property
+    def slots(self) -> list[DeviceSlot]: ...
+
+    @property
+    def leaving(self) -> list[DeviceSlot]: ...
+
+    @property
+    def inventory(self) -> Inventory: ...
+
+
 class _JournalOfChannel:
     """What a channel calls (``vmbus.channel.ChannelJournal``)."""
 
-    def __init__(self, servicing: Servicing, partition: HostPartition, slot: DeviceSlot, channel_id: int) -> None:
+    def __init__(self, servicing: Servicing, partition: ResumablePartition, slot: DeviceSlot, channel_id: int) -> None:
         self._servicing = servicing
         self._partition = partition
         self._slot = slot
@@ -103,11 +113,14 @@ class Servicing:
             check_journal(self._journal_path)
         return document
 
-    def prepare(self, host: Host) -> None:
+    def prepare(self, host: ServicedHost) -> None:
         """Give a host that has the devices of its command line those that the earlier process had got since.
+
+        Called first of all.
 
         Raises a ``VmbusError`` if one cannot be made again, or if a device's state is too new for this program.
         """
+        self._host = host
         if self._saved is None:
             return
         try:
@@ -129,7 +142,7 @@ class Servicing:
         """Whether an earlier process served this guest and left its state."""
         return self._saved is not None and UUID(self._saved["guest_id"]) == guest_id
 
-    def begin(self, partition: HostPartition) -> None:
+    def begin(self, partition: ResumablePartition) -> None:
         """A new guest: what is known of another one is worth nothing any more."""
         self._saved = None
         try:
@@ -165,7 +178,7 @@ class Servicing:
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
-    def watch(self, partition: HostPartition, slot: DeviceSlot, channel: Channel) -> None:
+    def watch(self, partition: ResumablePartition, slot: DeviceSlot, channel: Channel) -> None:
         """Journal a channel from now on, while there is a journal: of a guest that is taken over it begins later."""
         channel.journal = _JournalOfChannel(self, partition, slot, channel.channel_id)
 
@@ -175,12 +188,12 @@ class Servicing:
 
     # The state
 
-    def checkpoint(self, partition: HostPartition, *, clean: bool = False) -> None:
+    def checkpoint(self, partition: ResumablePartition, *, clean: bool = False) -> None:
         """Replace the document by what is true now.  ``clean``: the process ends in good order after it.
 
         A guest does not suffer from a full disk: what cannot be written is said in the log, and tried again next time.
         """
-        host = partition.host
+        host = self._host
         if partition.guest_id is None or self.journal is None:
             return
         devices = []
@@ -209,18 +222,17 @@ class Servicing:
         except BadHostState as error:
             self._cannot_keep(error)
 
-    def devices_changed(self, host: Host) -> None:
-        """Devices were added or removed: the next process must know before whoever asked for it does."""
-        if host.partition is not None:
-            host.partition.save()
-        elif self._saved is not None:
-            devices = {str(slot.device.instance_id): slot.device for slot in host.slots}
-            for saved in self._saved["devices"]:
-                device = devices.get(saved["instance"])
-                if device is not None:
-                    saved["state"] = device.amend(saved["state"])
-            self._saved["changes"] = host.inventory.save()
-            write_document(self.path, self._saved)
+    def devices_changed(self) -> None:
+        """Devices were added or removed, or a disc changed, and no guest is there that has a state."""
+        if self._saved is None:
+            return
+        devices = {str(slot.device.instance_id): slot.device for slot in self._host.slots}
+        for saved in self._saved["devices"]:
+            device = devices.get(saved["instance"])
+            if device is not None:
+                saved["state"] = device.amend(saved["state"])
+        self._saved["changes"] = self._host.inventory.save()
+        write_document(self.path, self._saved)
 
     def forget(self) -> None:
         """The guest is gone: its state is worth nothing any more."""
@@ -230,7 +242,7 @@ class Servicing:
         for path in (self.path, self._journal_path):
             path.unlink(missing_ok=True)
 
-    def suspend(self, partition: HostPartition | None) -> None:
+    def suspend(self, partition: ResumablePartition | None) -> None:
         """The host stops and its guest lives on: leave a clean state behind."""
         if partition is not None and partition.guest_id is not None:
             self.checkpoint(partition, clean=True)
@@ -248,14 +260,14 @@ class Servicing:
 
     # Taking over
 
-    def resume(self, partition: HostPartition) -> list[TakeOver]:
+    def resume(self, partition: ResumablePartition) -> list[TakeOver]:
         """Bring control plane, devices and channels back to where they were; returns what each channel has to do.
 
         Raises ``BadHostState`` when the state does not fit this host's devices; the guest must then be refused.
         """
         saved, self._saved = self._saved, None
         assert saved is not None
-        slots = partition.host.slots
+        slots = self._host.slots
         afresh = [(slot, slot.is_offered, slot.device.save()) for slot in slots]
         try:
             return self._resume(partition, saved)
@@ -268,7 +280,7 @@ class Servicing:
                 raise BadHostState(f"{self.path} is damaged: {type(error).__name__}: {error}") from None
             raise
 
-    def _resume(self, partition: HostPartition, saved: State) -> list[TakeOver]:
+    def _resume(self, partition: ResumablePartition, saved: State) -> list[TakeOver]:
         partition.bring_back(saved, self._stand_in)
         known = {int(channel_id): channel["taken_total"] for channel_id, channel in saved["channels"].items()}
         debts = read_journal(self._journal_path, indices_of(partition.channels), known)
