@@ -32,6 +32,15 @@ from vmbus.cli import main
         ["read", "x", "-Y", "bogus =="],
         ["demo", "--guest", "bogus"],
         ["guest", "run"],
+        ["guest", "run", "unix:/tmp/x", "--memory", "banana"],
+        ["guest", "run", "unix:/tmp/x", "--memory", "16M"],
+        ["guest", "run", "unix:/tmp/x", "--python", "-c", "report"],
+        ["guest", "run", "unix:/tmp/x", "--processors", "2"],
+        ["guest", "run", "--root", "/etc/passwd", "-c", "report"],
+        ["guest", "run", "unix:/tmp/x", "--initramfs", "/tmp", "-c", "report"],
+        ["host", "unix:/tmp/x", "-w", "/tmp/x.pcapng", "--keep", "2"],
+        ["host", "unix:/tmp/x", "--flight", "1", "--flight-file", "/nonexistent/x"],
+        ["wireshark", "compare", "-"],
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:

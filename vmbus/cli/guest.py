@@ -18,6 +18,7 @@ import typer
 
 from vmbus.cli.console_notes import ConsoleNotes
 from vmbus.cli.files import check_output
+from vmbus.devices.storage.backend import parse_size
 from vmbus.linux.build import Progress, Variant, build_kernel
 from vmbus.linux.errors import GuestNotStarted
 from vmbus.linux.launch import ExitStatus, GuestOptions, GuestStillRunning, LinuxGuest, run_under_gdb
@@ -29,6 +30,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Build the Linux guest; run it or the Python guest.",
 )
+
+LEAST_MEMORY = 48 << 20
+"""With less, the kernel runs out of it while it boots."""
 
 TIMED_OUT = 124
 """The exit status of a run that ``--timeout`` ended, as of timeout(1)."""
@@ -113,6 +117,12 @@ def run(
         raise typer.Exit(program.run(host, seconds=seconds, pause=pause, processors=processors))
     if processors > 1 or pause:
         raise typer.BadParameter("--processors and --pause are about the guest of --python")
+    if root is not None and (command or script or initramfs):
+        raise typer.BadParameter("--root boots the image's own system: no --command, --script or --initramfs")
+    if initramfs is not None and (command or script):
+        raise typer.BadParameter("--initramfs runs the folder's own /init: no --command or --script")
+    if parse_size(memory) < LEAST_MEMORY:
+        raise typer.BadParameter(f"--memory {memory}: Linux needs at least {LEAST_MEMORY >> 20}M")
     if console is not None:
         check_output(console, Path(kernel), *(file for file in (script, root) if file is not None))
     variant = Variant.DEBUG if debug else Variant.GDB if gdb else Variant.PLAIN
