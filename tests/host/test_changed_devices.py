@@ -12,7 +12,8 @@ import pytest
 from vmbus.devices.catalog import make_devices, stand_in
 from vmbus.devices.device import DeviceError
 from vmbus.devices.storage.controller import StorageController
-from vmbus.devices.storage.dvd import DiscLocked, ScsiDvd
+from vmbus.devices.storage.dvd import ScsiDvd
+from vmbus.devices.storage.dvd_drive import DiscLocked
 from vmbus.drivers.disk import Disk
 from vmbus.host import Host
 from vmbus.host.ctl_commands import Arguments, CtlCommands, Slow

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmbus.devices.storage.dvd import DiscLocked, ScsiDvd
+from vmbus.devices.storage.dvd import ScsiDvd
+from vmbus.devices.storage.dvd_drive import DiscLocked
 from vmbus.devices.storage.identity import Identity
 from vmbus.devices.storage.memory import MemoryBackend
 from vmbus.devices.storage.result import BUS_RESET

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 from vmbus.channel import Channel, ChannelIdentity
 from vmbus.control import guest_events as events
+from vmbus.control.client import ControlClient
 from vmbus.drivers.buffers import BufferUse, SharedBuffer, share_pages
 from vmbus.drivers.driver import ChannelOffer
 from vmbus.drivers.errors import DriverError
@@ -20,11 +21,8 @@ from vmbus.loop import Loop
 from vmbus.memory import PAGE_SIZE, GuestMemory
 from vmbus.pages import PageAllocator
 from vmbus.ring.pair import RingPair, map_ring_pair
-from vmbus.tap import Direction
+from vmbus.tap import Direction, Tap
 from vmbus.wire.control_values import Status
-
-if TYPE_CHECKING:
-    from vmbus.guest.partition import Guest
 
 T = TypeVar("T")
 
@@ -43,10 +41,50 @@ class _OpenChannel:
     channel: Channel | None = None
 
 
+class BusGuest(Protocol):
+    """What a bus needs of its guest (``vmbus.guest.partition.Guest``)."""
+
+    @property
+    def loop(self) -> Loop: ...
+
+    @property
+    def memory(self) -> GuestMemory: ...
+
+    @property
+    def pages(self) -> PageAllocator: ...
+
+    @property
+    def vp_count(self) -> int: ...
+
+    @property
+    def gone(self) -> VmbusError | None: ...
+
+    @property
+    def control(self) -> ControlClient: ...
+
+    @property
+    def channels(self) -> dict[int, Channel]:
+        """Those that are open, by id."""
+        ...
+
+    @property
+    def tap(self) -> Tap | None: ...
+
+    def post(self) -> None:
+        """Post what the control plane has to say."""
+
+    def signal(
+        self, connection_id: int, vp: int = 0, monitor_id: int | None = None, *, channel_id: int | None = None
+    ) -> None:
+        """Wake the host's end of a channel."""
+
+    def note(self, text: str) -> None: ...
+
+
 class GuestBus:
     """The bus of one guest; everything happens in its loop's thread."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: BusGuest) -> None:
         self._guest = guest
         self._open: dict[int, _OpenChannel] = {}
         self._gpadls: dict[int, Promise[int]] = {}

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+from vmbus.channel import Channel
 from vmbus.control import guest_events as events
 from vmbus.control.client import ControlClient
 from vmbus.control.events import MonitorPages
@@ -77,7 +78,7 @@ class Guest:
         self._host_pages = host_pages
         self.tap = tap
         self.gone: VmbusError | None = None
-        self.channels: dict[int, Any] = {}
+        self.channels: dict[int, Channel] = {}
         self.offers: dict[int, ChannelOffer] = {}
         self.drivers: list[Driver] = []
         self.control = ControlClient()

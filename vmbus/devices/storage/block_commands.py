@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from vmbus.devices.storage.disk_unit import DiskUnit
+from vmbus.devices.storage.media import MediaUnit
 from vmbus.devices.storage.result import (
     GOOD,
     CheckCondition,
@@ -30,10 +31,6 @@ from vmbus.wire.scsi.capacity import (
 from vmbus.wire.scsi.opcodes import Opcode, ServiceActionIn
 from vmbus.wire.scsi.primary import StartStopUnit
 from vmbus.wire.scsi.sense import AdditionalSense, SenseKey
-
-if TYPE_CHECKING:
-    from vmbus.devices.storage.disk import ScsiDisk
-    from vmbus.devices.storage.media import MediaUnit
 
 _FUA = 0x08
 _RELATIVE = 0x01
@@ -69,7 +66,7 @@ def read(unit: MediaUnit, task: Task) -> Result | None:
     return unit.read(task, *span(task.cdb))
 
 
-def write(unit: ScsiDisk, task: Task) -> Result | None:
+def write(unit: DiskUnit, task: Task) -> Result | None:
     """WRITE (6), (10), (12), (16); with FUA, or with the write cache off, it waits for the medium."""
     cdb = task.cdb
     _check_flags(cdb)
@@ -77,7 +74,7 @@ def write(unit: ScsiDisk, task: Task) -> Result | None:
     return unit.write(task, *span(cdb), durable=durable)
 
 
-def write_and_verify(unit: ScsiDisk, task: Task) -> Result | None:
+def write_and_verify(unit: DiskUnit, task: Task) -> Result | None:
     """WRITE AND VERIFY (10), (12), (16): written durably; the host's own storage verifies."""
     _check_flags(task.cdb)
     return unit.write(task, *span(task.cdb), durable=True)
@@ -102,7 +99,7 @@ def miscompare(position: int) -> CheckCondition:
     return CheckCondition(SenseKey.MISCOMPARE, AdditionalSense.MISCOMPARE_DURING_VERIFY, information=position)
 
 
-def verify(unit: ScsiDisk, task: Task) -> Result | None:
+def verify(unit: DiskUnit, task: Task) -> Result | None:
     """VERIFY (10), (12), (16): read the blocks, and compare them with the guest's data when asked to."""
     backend = unit.check_ready()
     cdb = task.cdb
@@ -146,7 +143,7 @@ def verify(unit: ScsiDisk, task: Task) -> Result | None:
     return unit.run(task, work, done, size=len(expected))
 
 
-def compare_and_write(unit: ScsiDisk, task: Task) -> Result | None:
+def compare_and_write(unit: DiskUnit, task: Task) -> Result | None:
     """COMPARE AND WRITE: one step among its kind, and among all writes where writes are done in the loop."""
     backend = unit.check_writable()
     _check_flags(task.cdb)
@@ -181,7 +178,7 @@ def compare_and_write(unit: ScsiDisk, task: Task) -> Result | None:
     return unit.run(task, work, done, size=2 * size)
 
 
-def synchronize_cache(unit: ScsiDisk, task: Task) -> Result | None:
+def synchronize_cache(unit: DiskUnit, task: Task) -> Result | None:
     """SYNCHRONIZE CACHE (10), (16): the whole cache, whatever range was asked for."""
     backend = unit.check_ready()
     lba, blocks = span(task.cdb)
@@ -192,14 +189,14 @@ def synchronize_cache(unit: ScsiDisk, task: Task) -> Result | None:
     return unit.run(task, backend.flush, lambda _: GOOD)
 
 
-def prefetch(unit: ScsiDisk, task: Task) -> Result:
+def prefetch(unit: DiskUnit, task: Task) -> Result:
     """PRE-FETCH (10), (16): not met, as when the cache has no room: the host's page cache does what it wants."""
     unit.check_ready()
     unit.check_range(*span(task.cdb), largest=unit.blocks << unit.shift)
     return GOOD
 
 
-def seek(unit: ScsiDisk, task: Task) -> Result:
+def seek(unit: DiskUnit, task: Task) -> Result:
     """SEEK (6), (10): nothing to move."""
     unit.check_ready()
     cdb = task.cdb
@@ -208,7 +205,7 @@ def seek(unit: ScsiDisk, task: Task) -> Result:
     return GOOD
 
 
-def start_stop(unit: ScsiDisk, task: Task) -> Result | None:
+def start_stop(unit: DiskUnit, task: Task) -> Result | None:
     """START STOP UNIT: stopping flushes; a disk has nothing to load or eject."""
     command = StartStopUnit.parse(task.cdb)
     backend = unit.check_ready()
@@ -227,7 +224,7 @@ def read_capacity_10(unit: MediaUnit, task: Task) -> Result:
     return task.give(Capacity10(last_lba=last, block_size=unit.block_size).build(), Capacity10.SIZE)
 
 
-def service_action_in_16(unit: ScsiDisk, task: Task) -> Result | None:
+def service_action_in_16(unit: DiskUnit, task: Task) -> Result | None:
     """READ CAPACITY (16) and GET LBA STATUS."""
     command = ServiceActionIn16.parse(task.cdb)
     backend = unit.check_ready()
@@ -247,7 +244,7 @@ def service_action_in_16(unit: ScsiDisk, task: Task) -> Result | None:
     raise invalid_field(1)
 
 
-def _lba_status(unit: ScsiDisk, task: Task, command: ServiceActionIn16) -> Result | None:
+def _lba_status(unit: DiskUnit, task: Task, command: ServiceActionIn16) -> Result | None:
     """Which blocks are there, from the first one asked for on, as far as the answer has room."""
     if command.lba >= unit.blocks:
         raise illegal_request(AdditionalSense.LBA_OUT_OF_RANGE)

@@ -9,10 +9,10 @@ Sources: T10's SBC-3 5.28, 5.45; openvmm ``scsidisk/src/unmap.rs``; Linux 6.12 `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from vmbus.devices.storage.backend import Backend
 from vmbus.devices.storage.block_commands import span
+from vmbus.devices.storage.media import MediaUnit
 from vmbus.devices.storage.result import (
     Result,
     backend_failure,
@@ -25,9 +25,6 @@ from vmbus.wire.scsi.block import UnmapDescriptor, UnmapList
 from vmbus.wire.scsi.opcodes import Opcode
 from vmbus.wire.scsi.sense import AdditionalSense
 
-if TYPE_CHECKING:
-    from vmbus.devices.storage.disk import ScsiDisk
-
 MAX_UNMAP_DESCRIPTORS = 256
 MAX_WRITE_SAME = 1 << 30
 """Bytes of one WRITE SAME."""
@@ -37,7 +34,7 @@ _ANCHOR = 0x10
 _NO_DATA = 0x01
 
 
-def unmap(unit: ScsiDisk, task: Task) -> Result | None:
+def unmap(unit: MediaUnit, task: Task) -> Result | None:
     """UNMAP: every range is checked before the first one is discarded."""
     backend = unit.check_writable()
     if not backend.can_discard:
@@ -70,7 +67,7 @@ def unmap(unit: ScsiDisk, task: Task) -> Result | None:
     return unit.run(task, work, lambda _: Result(transferred=length))
 
 
-def write_same(unit: ScsiDisk, task: Task) -> Result | None:
+def write_same(unit: MediaUnit, task: Task) -> Result | None:
     """WRITE SAME (10), (16): one block of data, no less and no more, unless the command says that there is none.
 
     A length of 0 would mean up to the end; the block limits page says that it is refused.

@@ -5,7 +5,6 @@ Sources: openvmm ``scsidisk/src/lib.rs`` and ``inquiry.rs``; Linux 6.12 ``driver
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 from uuid import UUID
@@ -14,8 +13,9 @@ from vmbus.devices.storage import block_commands, common_commands, discard_comma
 from vmbus.devices.storage.backend import Backend, BackendError
 from vmbus.devices.storage.common_commands import nothing
 from vmbus.devices.storage.discard_commands import MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME
+from vmbus.devices.storage.disk_unit import DiskUnit
 from vmbus.devices.storage.identity import Identity
-from vmbus.devices.storage.media import MAX_TRANSFER, MediaUnit
+from vmbus.devices.storage.media import MAX_TRANSFER
 from vmbus.devices.storage.unit import Command
 from vmbus.wire.schema import Format
 from vmbus.wire.scsi.inquiry import (
@@ -42,12 +42,11 @@ from vmbus.wire.scsi.sense import AdditionalSense
 _MSFT_VIRTUAL_DISK = UUID("89a98f15-c928-4d8b-94cd-ef51faa99d33")
 
 
-class ScsiDisk(MediaUnit):
+class ScsiDisk(DiskUnit):
     """A disk that cannot be taken out of its drive, but with its drive."""
 
     device_type = DeviceType.DISK
     has_fua = True
-    max_compare_blocks = 8
     commands: ClassVar[Mapping[int, Command]] = cast(
         "Mapping[int, Command]",
         {
@@ -67,11 +66,7 @@ class ScsiDisk(MediaUnit):
         physical = physical or sector
         if sector not in (512, 4096) or physical not in (512, 4096) or physical < sector:
             raise BackendError(f"sectors of {sector} bytes on blocks of {physical} do not exist: 512 or 4096")
-        super().__init__(identity, sector)
-        self.physical_exponent = (physical // sector).bit_length() - 1
-        self.write_cache = True
-        self.comparing = threading.Lock()
-        """Held by COMPARE AND WRITE, so that two of them never mix."""
+        super().__init__(identity, sector, physical)
         self.set_medium(backend)
         backend.on_resize = self._on_resize
 

@@ -7,9 +7,9 @@ MMC-6.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from vmbus.devices.storage import block_commands
+from vmbus.devices.storage.dvd_drive import DvdDrive
 from vmbus.devices.storage.result import GOOD, CheckCondition, Result, illegal_request, invalid_field
 from vmbus.devices.storage.task import Task
 from vmbus.wire.schema import Format
@@ -50,16 +50,13 @@ from vmbus.wire.scsi.opcodes import Opcode
 from vmbus.wire.scsi.primary import PreventAllow, StartStopUnit
 from vmbus.wire.scsi.sense import AdditionalSense, SenseKey
 
-if TYPE_CHECKING:
-    from vmbus.devices.storage.dvd import ScsiDvd
-
 _LEAD_OUT = 0xAA
 _SPEED = 1350 * 24
 """24 times the speed of a DVD, in kB/s (openvmm ``PERFORMANCE_1000_BYTES_PER_SECOND``)."""
 _EVENT_CLASSES = 0b111_1110
 
 
-def read_toc(unit: ScsiDvd, task: Task) -> Result:
+def read_toc(unit: DvdDrive, task: Task) -> Result:
     """One data track and the lead-out behind it; or one session."""
     command = ReadToc.parse(task.cdb)
     unit.check_ready()
@@ -84,7 +81,7 @@ def _address(lba: int, msf: int) -> int:
     return min(minute, 255) << 16 | second << 8 | frame
 
 
-def _features(unit: ScsiDvd) -> list[Feature]:
+def _features(unit: DvdDrive) -> list[Feature]:
     present = int(unit.is_ready)
 
     def feature(code: FeatureCode, version: int, always: bool, *words: int) -> Feature:
@@ -106,7 +103,7 @@ def _features(unit: ScsiDvd) -> list[Feature]:
     ]
 
 
-def get_configuration(unit: ScsiDvd, task: Task) -> Result:
+def get_configuration(unit: DvdDrive, task: Task) -> Result:
     command = GetConfiguration.parse(task.cdb)
     features = _features(unit)
     match command.request_type:
@@ -124,7 +121,7 @@ def get_configuration(unit: ScsiDvd, task: Task) -> Result:
     return task.give(data.build(), command.allocation_length)
 
 
-def get_event_status(unit: ScsiDvd, task: Task) -> Result:
+def get_event_status(unit: DvdDrive, task: Task) -> Result:
     """The oldest media event, or "nothing happened" of the first class that was asked for; only polled."""
     command = GetEventStatus.parse(task.cdb)
     if not command.polled:
@@ -145,7 +142,7 @@ def get_event_status(unit: ScsiDvd, task: Task) -> Result:
     return task.give(data.build(), command.allocation_length)
 
 
-def start_stop(unit: ScsiDvd, task: Task) -> Result:
+def start_stop(unit: DvdDrive, task: Task) -> Result:
     """Load or eject the disc, unless the guest has locked the tray."""
     command = StartStopUnit.parse(task.cdb)
     if command.load_eject and command.start:
@@ -158,7 +155,7 @@ def start_stop(unit: ScsiDvd, task: Task) -> Result:
     return GOOD
 
 
-def prevent_allow(unit: ScsiDvd, task: Task) -> Result:
+def prevent_allow(unit: DvdDrive, task: Task) -> Result:
     """Lock the tray for this initiator, or let it go."""
     command = PreventAllow.parse(task.cdb)
     if command.persistent:
@@ -167,7 +164,7 @@ def prevent_allow(unit: ScsiDvd, task: Task) -> Result:
     return GOOD
 
 
-def read_disc_information(unit: ScsiDvd, task: Task) -> Result:
+def read_disc_information(unit: DvdDrive, task: Task) -> Result:
     command = ReadDiscInformation.parse(task.cdb)
     unit.check_ready()
     if command.data_type:
@@ -175,7 +172,7 @@ def read_disc_information(unit: ScsiDvd, task: Task) -> Result:
     return task.give(DiscInformation().build(), command.allocation_length)
 
 
-def read_track_information(unit: ScsiDvd, task: Task) -> Result:
+def read_track_information(unit: DvdDrive, task: Task) -> Result:
     """There is one track, whichever way it is asked for."""
     command = ReadTrackInformation.parse(task.cdb)
     unit.check_ready()
@@ -188,7 +185,7 @@ def read_track_information(unit: ScsiDvd, task: Task) -> Result:
     return task.give(data.build(), command.allocation_length)
 
 
-def read_dvd_structure(unit: ScsiDvd, task: Task) -> Result:
+def read_dvd_structure(unit: DvdDrive, task: Task) -> Result:
     command = ReadDvdStructure.parse(task.cdb)
     unit.check_ready()
     if command.media_type or command.layer:
@@ -204,12 +201,12 @@ def read_dvd_structure(unit: ScsiDvd, task: Task) -> Result:
     return task.give(data.build(), command.allocation_length)
 
 
-def mechanism_status(unit: ScsiDvd, task: Task) -> Result:
+def mechanism_status(unit: DvdDrive, task: Task) -> Result:
     command = MechanismStatus.parse(task.cdb)
     return task.give(MechanismState(door_open=int(unit.is_open)).build(), command.allocation_length)
 
 
-def get_performance(unit: ScsiDvd, task: Task) -> Result:
+def get_performance(unit: DvdDrive, task: Task) -> Result:
     """One speed for the whole disc."""
     command = GetPerformance.parse(task.cdb)
     unit.check_ready()
@@ -222,7 +219,7 @@ def get_performance(unit: ScsiDvd, task: Task) -> Result:
     return task.give(data.build(), len(data.build()))
 
 
-def read_buffer_capacity(unit: ScsiDvd, task: Task) -> Result:
+def read_buffer_capacity(unit: DvdDrive, task: Task) -> Result:
     command = ReadBufferCapacity.parse(task.cdb)
     size = 1 << 20
     total = size // 2048 if command.in_blocks else size
@@ -230,12 +227,12 @@ def read_buffer_capacity(unit: ScsiDvd, task: Task) -> Result:
     return task.give(data.build(), command.allocation_length)
 
 
-def take_speed(unit: ScsiDvd, task: Task) -> Result:
+def take_speed(unit: DvdDrive, task: Task) -> Result:
     """SET CD SPEED and SET STREAMING: a file has one speed."""
     return GOOD
 
 
-def seek(unit: ScsiDvd, task: Task) -> Result:
+def seek(unit: DvdDrive, task: Task) -> Result:
     unit.check_ready()
     unit.check_range(int.from_bytes(task.cdb[2:6], "big"), 1)
     return GOOD

@@ -17,11 +17,13 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from vmbus.channel import Channel, ChannelHandler
+from vmbus.devices.device import DeviceBus
 from vmbus.devices.storage.buffers import cut
 from vmbus.devices.storage.media import MAX_TRANSFER, MediaUnit
+from vmbus.devices.storage.negotiation import Negotiation
 from vmbus.devices.storage.result import Result, backend_failure, illegal_request, vstor_status
 from vmbus.devices.storage.task import IN, OUT, Task
 from vmbus.errors import VmbusError
@@ -33,6 +35,7 @@ from vmbus.wire.scsi.sense import AdditionalSense
 from vmbus.wire.vstor import (
     MAX_REQUEST,
     SENSE_SIZE,
+    FibreChannelNames,
     ScsiRequestV1,
     ScsiResult,
     SrbStatus,
@@ -42,9 +45,6 @@ from vmbus.wire.vstor import (
     VstorStatus,
     request_size,
 )  # fmt: skip
-
-if TYPE_CHECKING:
-    from vmbus.devices.storage.controller import StorageController
 
 _EXECUTE = int(VstorOperation.EXECUTE_SRB)
 _RESETS = (VstorOperation.RESET_LUN, VstorOperation.RESET_BUS, VstorOperation.RESET_ADAPTER)
@@ -60,10 +60,37 @@ _WHOLE = VstorHeader.SIZE + MAX_REQUEST
 _BAD_BUFFER = illegal_request(AdditionalSense.INVALID_FIELD_IN_CDB).result
 
 
+class ChannelsController(Protocol):
+    """What its channels need of a controller (``vmbus.devices.storage.controller``)."""
+
+    name: str
+    bus: DeviceBus | None
+
+    @property
+    def routes(self) -> dict[bytes, MediaUnit]: ...
+
+    @property
+    def names(self) -> FibreChannelNames | None: ...
+
+    @property
+    def negotiation(self) -> Negotiation: ...
+
+    @property
+    def initiator(self) -> str: ...
+
+    def reroute(self) -> None: ...
+
+    def execute(self, address: tuple[int, int, int], task: Task) -> None: ...
+
+    def reset(self, request: VstorRequest) -> None: ...
+
+    def channel_closed(self, handler: StorageChannel, waiting: list[Task]) -> None: ...
+
+
 class StorageChannel(ChannelHandler):
     """The handler of the primary channel or of a subchannel."""
 
-    def __init__(self, controller: StorageController, channel: Channel) -> None:
+    def __init__(self, controller: ChannelsController, channel: Channel) -> None:
         self.controller = controller
         self.channel = channel
         self.is_primary = channel.subchannel_index == 0
