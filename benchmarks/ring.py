@@ -8,6 +8,7 @@ two implementations; both hand over typed packets, copied and checked, where the
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -94,10 +95,16 @@ def _two_processes(name: str, program: str, modes: tuple[str, str], size: int, p
 def _pair(
     program: list[str], modes: tuple[str, str], size: int, count: int, *, pure: bool = False
 ) -> tuple[float, float]:
-    """Run one program at both ends; return M packets/s one way (or round trips) and signals per packet."""
+    """Run one program at both ends; return M packets/s one way (or round trips) and signals per packet.
+
+    Each end has a processor of its own where there are two: whether the system puts both on one decides how long a
+    wake-up takes, and differs from run to run.
+    """
     link = Link(RING)
     second = link.start(program, *link.arguments(modes[1], size, count, first=False), pure=pure)
     with link.start(program, *link.arguments(modes[0], size, count, first=True), pure=pure) as first, second:
+        for process, processor in zip((first, second), sorted(os.sched_getaffinity(0)), strict=False):
+            os.sched_setaffinity(process.pid, {processor})
         outputs = [process.communicate(timeout=120)[0].split() for process in (first, second)]
     assert not first.returncode and not second.returncode
     link.close()

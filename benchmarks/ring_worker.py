@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from vmbus.errors import VmbusError
 from vmbus.memory import PAGE_SIZE, GuestMemory
 from vmbus.ring import IN_BAND, MAX_BATCH, OutgoingPacket, RingPacket
+from vmbus.ring.packet import PORTION
 from vmbus.ring.pair import map_ring_pair
 
 WAKE_SECONDS = 20
@@ -102,7 +103,7 @@ class Endpoint:
     def send(self, packets: Sequence[OutgoingPacket]) -> None:
         """Send all of them, sleeping while there is no room."""
         while packets:
-            written = self.outgoing.write_batch(packets)
+            written = self.outgoing.write_batch(packets, PORTION)
             self.flush()
             packets = packets[written:]
             if self.outgoing.waiting:

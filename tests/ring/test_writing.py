@@ -89,6 +89,13 @@ def test_an_extension_that_is_no_multiple_of_eight_is_refused(ends):
         ends.outgoing.write(IN_BAND, 0, 0, b"123", b"")
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(0, 1), (1, 1), (128, 1), (129, 2), (256, 2), (10000, 5)])
+def test_a_sender_may_write_a_portion_of_a_batch_and_at_least_one_packet(ends, limit, expected):
+    batch = [(IN_BAND, 0, tid, b"", bytes(100)) for tid in range(5)]  # 128 bytes each in the ring
+    assert ends.outgoing.write_batch(batch, limit) == expected
+    assert not ends.outgoing.waiting
+
+
 def test_an_impossible_packet_stops_a_batch_and_raises_when_it_is_first(ends):
     batch = [(IN_BAND, 0, 0, b"", b""), (IN_BAND, 0, 0, b"odd", b"")]
     assert ends.outgoing.write_batch(batch) == 1

@@ -68,29 +68,29 @@ fail:
     return NULL;
 }
 
-int port_arguments(RingPort *self, PyObject *const *args, Py_ssize_t given, uint32_t *first, uint32_t *second)
+int port_arguments(RingPort *self, PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted, uint32_t *position,
+                   uint32_t *number)
 {
-    if (given != 2) {
-        PyErr_SetString(PyExc_TypeError, "two arguments expected");
+    if (given != wanted) {
+        PyErr_Format(PyExc_TypeError, "%zd arguments expected, %zd given", wanted, given);
         return -1;
     }
     if (self->control.buf == NULL) {
         PyErr_SetString(PyExc_ValueError, "this ring port has been released");
         return -1;
     }
-    unsigned long one = PyLong_AsUnsignedLong(args[0]);
-    if (one == (unsigned long)-1 && PyErr_Occurred())
+    unsigned long first = PyLong_AsUnsignedLong(args[0]);
+    if (first == (unsigned long)-1 && PyErr_Occurred())
         return -1;
-    unsigned long other = second != NULL ? PyLong_AsUnsignedLong(args[1]) : 0;
-    if (other == (unsigned long)-1 && PyErr_Occurred())
+    unsigned long second = PyLong_AsUnsignedLong(args[1]);
+    if (second == (unsigned long)-1 && PyErr_Occurred())
         return -1;
-    if (one >= self->size || one % 8 != 0 || other > UINT32_MAX) {
+    if (first >= self->size || first % 8 != 0 || second > UINT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "no such position in the ring");
         return -1;
     }
-    *first = (uint32_t)one;
-    if (second != NULL)
-        *second = (uint32_t)other;
+    *position = (uint32_t)first;
+    *number = (uint32_t)second;
     return 0;
 }
 
@@ -112,7 +112,7 @@ static PyObject *port_commit_write(PyObject *object, PyObject *const *args, Py_s
 {
     RingPort *self = (RingPort *)object;
     uint32_t old, new;
-    if (port_arguments(self, args, given, &old, &new) < 0)
+    if (port_arguments(self, args, given, 2, &old, &new) < 0)
         return NULL;
     __atomic_store_n(port_word(self, WRITE_INDEX), new, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -126,7 +126,7 @@ static PyObject *port_commit_read(PyObject *object, PyObject *const *args, Py_ss
 {
     RingPort *self = (RingPort *)object;
     uint32_t old, new;
-    if (port_arguments(self, args, given, &old, &new) < 0)
+    if (port_arguments(self, args, given, 2, &old, &new) < 0)
         return NULL;
     __atomic_store_n(port_word(self, READ_INDEX), new, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -162,7 +162,7 @@ static PyObject *port_spin(PyObject *object, PyObject *const *args, Py_ssize_t g
 {
     RingPort *self = (RingPort *)object;
     uint32_t position, nanoseconds;
-    if (port_arguments(self, args, given, &position, &nanoseconds) < 0)
+    if (port_arguments(self, args, given, 2, &position, &nanoseconds) < 0)
         return NULL;
     const uint32_t *write_index = port_word(self, WRITE_INDEX);
     int moved = __atomic_load_n(write_index, __ATOMIC_ACQUIRE) != position;

@@ -113,7 +113,7 @@ PyObject *port_read(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
     RingPort *self = (RingPort *)object;
     uint32_t position, limit;
-    if (port_arguments(self, args, given, &position, &limit) < 0)
+    if (port_arguments(self, args, given, 2, &position, &limit) < 0)
         return NULL;
     uint32_t write_index = __atomic_load_n(port_word(self, WRITE_INDEX), __ATOMIC_ACQUIRE);
     if (write_index >= self->size || write_index % 8 != 0)

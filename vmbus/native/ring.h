@@ -24,8 +24,10 @@ typedef struct {
     NativeState *state;
 } RingPort;
 
-/* Parse two offsets or counts; -1 with an exception set if there are not two, or the port was released. */
-int port_arguments(RingPort *self, PyObject *const *args, Py_ssize_t given, uint32_t *first, uint32_t *second);
+/* Parse the position and the number that each method begins with; -1 with an exception set if they are not there, or the
+ * port was released. */
+int port_arguments(RingPort *self, PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted, uint32_t *position,
+                   uint32_t *number);
 
 /* A tuple of two new references, which are taken over; NULL with an exception set, also when one of them is NULL. */
 PyObject *pair_of(PyObject *first, PyObject *second);

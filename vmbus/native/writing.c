@@ -157,20 +157,20 @@ static inline int put_packet(const RingPort *self, uint32_t position, const Fiel
     return 1;
 }
 
-/* write(position, packets) -> (number written, new position) */
+/* write(position, limit, packets) -> (number written, new position); none is begun after limit bytes of the ring */
 PyObject *port_write(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
     RingPort *self = (RingPort *)object;
-    uint32_t position;
-    if (port_arguments(self, args, given, &position, NULL) < 0)
+    uint32_t position, limit;
+    if (port_arguments(self, args, given, 3, &position, &limit) < 0)
         return NULL;
-    PyObject *packets = args[1];
+    PyObject *packets = args[2];
     int is_list = PyList_Check(packets);
     Py_ssize_t total = is_list ? PyList_Size(packets) : PyTuple_Check(packets) ? PyTuple_Size(packets) : 0;
-    uint32_t available = room(self, position);
+    uint32_t available = room(self, position), used = 0;
     Fields fields = {0};
     Py_ssize_t written = 0;
-    while (written < total) {
+    while (written < total && (used < limit || written == 0)) {
         PyObject *packet = is_list ? PyList_GetItem(packets, written) : PyTuple_GetItem(packets, written);
         if (!fields_of(&self->state->layout, packet, &fields))
             break;
@@ -182,6 +182,7 @@ PyObject *port_write(PyObject *object, PyObject *const *args, Py_ssize_t given)
         if (!is_put)
             break;
         written++;
+        used += taken; /* at most the limit and one packet, or the ring */
         available -= taken;
         position = advanced(self, position, taken);
     }

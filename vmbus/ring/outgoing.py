@@ -11,6 +11,7 @@ from vmbus.ring.errors import InvalidMessageLength, RingFull, UncommittedPackets
 from vmbus.ring.memory import (
     FEATURE_BITS,
     INTERRUPT_MASK,
+    MAX_RING_SIZE,
     PENDING_SEND_SIZE,
     READ_INDEX,
     WRITE_INDEX,
@@ -24,7 +25,7 @@ from vmbus.wire.ring import RingFeatures
 class WritePort(Protocol):
     """What writes fast; ``write`` stops at whatever the reference had better look at."""
 
-    def write(self, position: int, packets: Sequence[OutgoingPacket], /) -> tuple[int, int]: ...
+    def write(self, position: int, limit: int, packets: Sequence[OutgoingPacket], /) -> tuple[int, int]: ...
     def commit_write(self, old: int, new: int, /) -> bool: ...
     def release(self) -> None: ...
 
@@ -108,20 +109,23 @@ class OutgoingRing:
         words = self.memory.words
         return not words[INTERRUPT_MASK] and words[WRITE_INDEX] != words[READ_INDEX]
 
-    def write_batch(self, packets: Sequence[OutgoingPacket]) -> int:
+    def write_batch(self, packets: Sequence[OutgoingPacket], limit: int = MAX_RING_SIZE) -> int:
         """Write packets while there is room and return how many were written.
+
+        None but the first is begun after ``limit`` bytes: a sender of large packets that commits after each
+        :data:`~vmbus.ring.packet.PORTION` keeps the receiver at work meanwhile.
 
         Less than all: commit, and call again with the rest, unless :attr:`waiting` says that a signal will come.
         """
-        written, position = self._port.write(self._position, packets)
+        written, position = self._port.write(self._position, limit, packets)
         if not written:
             if not packets:
                 return 0
-            written, position = self._reference.write(self._position, packets)
+            written, position = self._reference.write(self._position, limit, packets)
             while not written:
                 if self._count or not self.request_room(needed_for(packets[0])):
                     return 0
-                written, position = self._reference.write(self._position, packets)
+                written, position = self._reference.write(self._position, limit, packets)
         self._position = position
         self._count += written
         if self._pending:

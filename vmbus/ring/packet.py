@@ -20,6 +20,11 @@ FOOTER_SIZE: Final = PacketFooter.SIZE
 MAX_BATCH: Final = 64
 """The most packets handed over at once: more of them at a time leave the processor's cache and malloc's pools."""
 
+PORTION: Final = 16384
+"""Bytes after which a sender had better commit: the receiver then works on the first packets, on a processor of its
+own, while the next ones are copied.
+"""
+
 Payload = bytes | bytearray | memoryview
 
 OutgoingPacket = tuple[int, int, int, Payload, Payload]

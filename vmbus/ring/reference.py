@@ -122,8 +122,10 @@ class ReferencePort:
             return packets, position
         raise error
 
-    def write(self, position: int, packets: Sequence[OutgoingPacket]) -> tuple[int, int]:
+    def write(self, position: int, limit: int, packets: Sequence[OutgoingPacket]) -> tuple[int, int]:
         """Copy packets in from ``position`` on while there is room; return how many, and the new position.
+
+        None but the first is begun after ``limit`` bytes of the ring.
 
         Nothing is announced to the peer yet. A packet that can never be sent raises :class:`InvalidMessageLength`,
         when it is the first; otherwise those in front of it are written.
@@ -132,13 +134,15 @@ class ReferencePort:
         data, size = memory.data, memory.size
         reach = len(data)
         free = self.free(position)
-        written = 0
+        written = used = 0
         for packet_type, flags, transaction_id, extension, payload in packets:
             payload_length = len(payload)
             start = DESCRIPTOR_SIZE + len(extension)
             end = start + payload_length
             length = (end + 7) & ~7
             taken = length + FOOTER_SIZE
+            if used >= limit and written:
+                break
             if taken > free or start & 7 or length > _LONGEST:
                 if start & 7 or length > _LONGEST or taken > size - 8:
                     if written:
@@ -164,6 +168,7 @@ class ReferencePort:
                     extension, payload, _PADDING[length - end], _FOOTER.pack(0, position),
                 )))  # fmt: skip
             written += 1
+            used += taken
             free -= taken
             position += taken
             if position >= size:
