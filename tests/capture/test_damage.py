@@ -149,7 +149,8 @@ def test_records_of_another_link_type_version_or_kind_say_so() -> None:
         (b"\xd4\xc3\xb2\xa1" + bytes(20), "the capture is a pcap file, not a pcapng capture"),
         (b"\x1f\x8b\x08\x00" + bytes(20), "the capture is a gzip file, not a pcapng capture"),
         (b"hello world, nothing here", "the capture is not a pcapng capture: there is no block in its 25 bytes"),
-        (b"", "the capture is not a pcapng capture: there is no block in its 0 bytes"),
+        (b"", "the capture is not a pcapng capture: it is empty"),
+        (b"\n", "the capture is not a pcapng capture: there is no block in its 1 byte"),
     ],
 )
 def test_what_is_no_capture_is_one_clear_line(data: bytes, message: str) -> None:

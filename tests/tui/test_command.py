@@ -139,7 +139,7 @@ def environment(process: Path) -> bytes:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no block in its 0 bytes"),
+        (b"", "it is empty"),
         (b"hello, world" * 20, "is not a pcapng capture"),
         (b"\xd4\xc3\xb2\xa1" * 20, "pcap file"),
     ],

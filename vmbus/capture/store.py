@@ -95,7 +95,7 @@ class CaptureStore:
         After ``spool_limit`` bytes (0: never) no more is spooled. ``windowed``: only what is indexed and not forgotten
         is mapped.
         """
-        self.name = name
+        self.name = "standard input" if name == "-" else name
         self.columns = Columns()
         self.first = 0
         """So many records were forgotten: the first of the columns has this index in the capture."""

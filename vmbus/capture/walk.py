@@ -135,9 +135,9 @@ class BlockWalker:
                 yield self._search()
         left = len(self._buffer) - self._at
         if not self._found_any:
-            raise NotACapture(
-                f"{self._name} is not a pcapng capture: there is no block in its {self._offset + left} bytes"
-            )
+            size = self._offset + left
+            why = f"there is no block in its {size} byte{'s' * (size > 1)}" if size else "it is empty"
+            raise NotACapture(f"{self._name} is not a pcapng capture: {why}")
         if left:
             yield Damage(self._offset, left, "the capture ends within a block")
 
