@@ -78,7 +78,7 @@ class Storage(Dialect):
             return f"{text} for {VstorOperation(asked)}"
         if len(data) >= at + SRB_AT + _SRB.size:
             _, srb, scsi, *_, moved = _SRB.unpack_from(data, at + SRB_AT)
-            text = f"{text} {SrbStatus(srb & 0x3F)} {ScsiStatus(scsi)} {moved} bytes"
+            text = f"{VstorOperation(operation)} {_outcome(status, srb, scsi)} {moved} bytes"
         return f"{text} for {command_name(cdb_of(item.request))}" if item.request is not None else text
 
     def external_summary(self, item: Decoded) -> str:
@@ -101,6 +101,13 @@ def cdb_of(request: Decoded | None) -> bytes:
     at = request.payload_at
     block = bytes(request.data[at : at + CDB_AT + CDB_SIZE])
     return block[CDB_AT : CDB_AT + min(block[SRB_AT + 8], CDB_SIZE)] if len(block) > CDB_AT else b""
+
+
+def _outcome(status: int, srb: int, scsi: int) -> str:
+    """How a command ended: in SCSI's word alone, unless something above it failed."""
+    words = VstorStatus(status), SrbStatus(srb & 0x3F), ScsiStatus(scsi)
+    has_passed = words[:2] == (VstorStatus.SUCCESS, SrbStatus.SUCCESS)
+    return str(words[2]) if has_passed else " ".join(map(str, words))
 
 
 def _srb_length(request: Decoded) -> int:
