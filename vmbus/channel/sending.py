@@ -24,6 +24,7 @@ from vmbus.ring.packet import (
     GPA_DIRECT,
     IN_BAND,
     MAX_BATCH,
+    PORTION,
     TRANSFER_PAGES,
     OutgoingPacket,
 )
@@ -176,7 +177,7 @@ class SendingChannel:
             while outbox:
                 batch = list(outbox) if len(outbox) <= MAX_BATCH else [outbox[index] for index in range(MAX_BATCH)]
                 before = ring.position
-                written = ring.write_batch(batch)
+                written = ring.write_batch(batch, PORTION)
                 if written:
                     if self._recorder is not None:
                         self._recorder.sent(batch[:written], before)
