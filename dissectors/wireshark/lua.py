@@ -261,7 +261,7 @@ MASK_BYTES = 4
 
 
 _TELLING = frozenset(
-    {"message_type", "message_id", "packet_type", "operation", "opcode", "status", "srb_status", "oid"}
+    {"message_type", "message_id", "packet_type", "operation", "opcode", "status", "srb_status", "oid", "number"}
 )  # fmt: skip
 """Fields whose values' names tell what a record is, for the Info column. (A SCSI request has a status, always 0.)"""
 

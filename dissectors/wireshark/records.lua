@@ -1,6 +1,6 @@
 -- Follows a connection through its records and shows each: as dissectors/engine does, with the tables R made from the engine's.
 
-local PACKET, EXTERNAL, MESSAGE, NOTE = 3, 4, 1, 6
+local PACKET, EXTERNAL, MESSAGE, REGISTER, NOTE = 3, 4, 1, 5, 6
 local GUEST_TO_HOST, HOST_TO_GUEST = 1, 2
 local GPA_DIRECT, TRANSFER_PAGES, COMPLETION = 9, 7, 11
 local EXECUTE_SRB = 3
@@ -313,7 +313,8 @@ local function show_message(item, start, stop)
         return
     end
     local properties = number == 1 and R.offers[guid_text(tvb(at, 16))]
-    local after = layer(item, fmt, at, stop, properties and { user_defined = properties[1] } or nil)
+    local after, scope = layer(item, fmt, at, stop, properties and { user_defined = properties[1] } or nil)
+    item.about = scope.channel_id
     if after < stop then plain(item, stop - after <= 7 and named.padding or named.unknown, after, stop) end
     if item.pinfo.visited then return end
     if number == 1 then
@@ -351,7 +352,8 @@ local function decide_packet(item)
         pending[name] = nil
     elseif tvb(at + 6, 2):le_uint() % 2 == 1 then
         local speaks = dialects[state.dialect] or dialects.ring
-        pending[key(item.channel_id, item.direction, transaction)] = speaks.keep(tvb, payload_start(item))
+        found.kept = speaks.keep(tvb, payload_start(item))
+        pending[key(item.channel_id, item.direction, transaction)] = found.kept
     end
     local speaks = dialects[state.dialect]
     if speaks and speaks.observe_packet then found.is = speaks.observe_packet(item, state) end
@@ -440,7 +442,7 @@ local function frame_bytes(item, frame)
     return bytes:tvb(string.format("Frame, %d of %d bytes recorded, then zeros", recorded, frame.length))
 end
 
-local KIND = { [MESSAGE] = "message", [2] = "signal", [PACKET] = "packet", [5] = "register" }
+local KIND = { [MESSAGE] = "message", [2] = "signal", [PACKET] = "packet", [REGISTER] = "register" }
 local SENDER = { [GUEST_TO_HOST] = "guest", [HOST_TO_GUEST] = "host" }
 
 -- The columns of Wireshark's list: what a record is, whom it is from, and what it says.
@@ -455,10 +457,14 @@ local function fill_columns(item, kind, found)
         what = { item.body_at < item.tvb:len() and item.tvb(item.body_at):string() or "" }
     elseif kind == EXTERNAL then
         what[#what + 1] = string.format("%d bytes", le32(item.tvb, 24))
-    elseif #what == 0 then
-        what = { KIND[kind] }
+    elseif kind == REGISTER or #what == 0 then
+        table.insert(what, 1, KIND[kind])
     end
-    local where = item.channel_id > 0 and string.format("channel %d: ", item.channel_id) or ""
+    if found.kept then found.kept.labels = item.labels end
+    local asked = kind == PACKET and found.request and found.request.labels
+    if asked and #asked > 0 then what[#what + 1] = "for " .. asked[#asked] end
+    local id = item.about or item.channel_id
+    local where = id > 0 and string.format("channel %d: ", id) or ""
     columns.info = where .. table.concat(what, " ")
 end
 
@@ -478,8 +484,8 @@ function vmbus.dissector(tvb, pinfo, root)
         layer(item, R.heads.record[1], 0, size)
         return size
     end
-    layer(item, R.records[kind][1], 0, header_size)
     item.labels = {}
+    layer(item, R.records[kind][1], 0, header_size)
     local found = decided[pinfo.number]
     if not found then
         if kind == PACKET then
@@ -487,7 +493,7 @@ function vmbus.dissector(tvb, pinfo, root)
         elseif kind == EXTERNAL then
             found = decide_external(item)
         else
-            found = { dialect = "control" }
+            found = { dialect = item.channel_id > 0 and channel(item.channel_id).dialect or "control" }
         end
         decided[pinfo.number] = found
     end

@@ -13,10 +13,11 @@ import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
-from dissectors.testing import HOST, Script
+from dissectors.testing import GUEST, HOST, Script
 from dissectors.wireshark import extcap
 from dissectors.wireshark.install import install, uninstall
 from vmbus.wire import rndis
+from vmbus.wire.hypervisor import Msr
 
 StartHost = Callable[..., AbstractContextManager[str]]
 needs_tshark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
@@ -71,12 +72,15 @@ def test_tshark_hands_ethernet_frames_to_its_own_dissectors(home: Path, card: Sc
 def test_a_line_of_the_list_says_who_told_whom_what(home: Path, disk: Script) -> None:
     columns = ("_ws.col.Source", "_ws.col.Destination", "_ws.col.Protocol", "_ws.col.Info")
     asked = [word for column in columns for word in ("-e", column)]
+    disk.signal(GUEST, 3)
+    disk.register(Msr.SIMP, 1)
     told = tshark("-r", str(disk.write(home / "disk.pcapng")), "-T", "fields", "-E", "separator=|", *asked)
     lines = told.splitlines()
     assert "guest|host|VMBus/scsi|channel 3: GPA_DIRECT EXECUTE_SRB READ_10" in lines
     assert "host|guest|VMBus/scsi|channel 3: 4096 bytes" in lines
-    assert "host|guest|VMBus/scsi|channel 3: COMPLETION COMPLETE_IO SUCCESS" in lines
-    assert "host|guest|VMBus/control|OFFER_CHANNEL" in lines
+    assert "host|guest|VMBus/scsi|channel 3: COMPLETION COMPLETE_IO SUCCESS for READ_10" in lines
+    assert "host|guest|VMBus/control|channel 3: OFFER_CHANNEL" in lines
+    assert "guest|host|VMBus/scsi|channel 3: signal" in lines and "guest|host|VMBus/control|register SIMP" in lines
 
 
 @needs_tshark
