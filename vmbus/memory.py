@@ -23,10 +23,10 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import Self
 
 from vmbus.atomics import address_of
+from vmbus.closing import Closing
 from vmbus.errors import VmbusError
 
 PAGE_SIZE = 4096
@@ -119,7 +119,7 @@ class _Runs:
 _runs_of_all = _Runs()
 
 
-class Mapping:
+class Mapping(Closing):
     """Pages of guest memory mapped side by side; made by :meth:`GuestMemory.map_pages`.
 
     ``view`` is a writable memoryview of all of it. :meth:`close` unmaps the pages; it raises :class:`MemoryInUse`
@@ -154,16 +154,8 @@ class Mapping:
             raise MemoryInUse("a mapping of guest pages is still in use: a view of it is held") from error
         self._give_back()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class GuestMemory:
+class GuestMemory(Closing):
     """A guest's memory of ``size`` bytes, mapped read-write. When it is nobody's any more it is gone, closed or not.
 
     ``first_gpa`` is the first address that really lies in the file: User-Mode Linux keeps its kernel image elsewhere,
@@ -354,14 +346,6 @@ class GuestMemory:
             self._view = memoryview(self._area)
             raise MemoryInUse("the guest's memory is still in use: a view of it is held") from error
         self._close_file()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _is_safe_from_shrinking(fd: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,21 @@ def test_a_socket_that_nobody_listens_on_any_more_is_replaced(tmp_path: Path) ->
     assert address.path.is_socket()
     with listen(address), connect(address):
         assert address.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_socket_at_which_many_wait_already_is_left_to_its_owner_at_once(tmp_path: Path) -> None:
+    address = parse_address(str(tmp_path / "s"))
+    with listen(address, backlog=0), connect(address), socket.socket(socket.AF_UNIX) as another:
+        another.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            another.connect(address.params)
+        with pytest.raises(AddressError, match="another process is listening there"):
+            listen(address)
+
+
+def test_a_directory_is_named_as_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(AddressError, match=f"cannot listen on unix:{tmp_path}: it is a directory"):
+        listen(parse_address(str(tmp_path)))
 
 
 def test_an_ordinary_file_is_not_replaced(tmp_path: Path) -> None:

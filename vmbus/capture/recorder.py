@@ -20,11 +20,11 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vmbus.capture import encode
 from vmbus.capture.queue import DEFAULT_SIZE, LOST, RECORDS, WRITTEN, Producer, QueueMemory
+from vmbus.closing import Closing
 from vmbus.errors import VmbusError
 from vmbus.ring.packet import OutgoingPacket, RingPacket
 from vmbus.tap import Bytes, Direction, NoteKind
@@ -153,7 +153,7 @@ class RecorderTap:
         return True
 
 
-class Recorder:
+class Recorder(Closing):
     """A recording under way: ``tap`` is its input. Close it, or let the process die: what was recorded is written."""
 
     def __init__(self, plan: RecordingPlan) -> None:
@@ -246,14 +246,6 @@ class Recorder:
             raise RecordingFailed("the capture writer does not answer") from error
         finally:
             self._control.settimeout(None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _start_writer(queue: int, doorbell: int, control: int, plan: RecordingPlan) -> subprocess.Popen[bytes]:

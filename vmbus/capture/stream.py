@@ -7,8 +7,6 @@ it reads again it gets a note with the count, the interfaces it missed, and a fr
 
 from __future__ import annotations
 
-import errno
-import os
 import select
 import socket
 import time
@@ -16,6 +14,7 @@ from pathlib import Path
 
 from vmbus.capture import encode
 from vmbus.capture.assembly import Assembled, Assembler, split
+from vmbus.unix_socket import listen_at
 from vmbus.wire.capture import NoteKind
 
 BUFFER_SIZE = 8 << 20
@@ -85,7 +84,7 @@ class StreamServer:
         self._poller = poller
         self._buffer_size = buffer_size
         self._attachers: dict[int, _Attacher] = {}
-        self._listener = listen(path)
+        self._listener = listen_at(path)
         poller.register(self._listener.fileno(), select.EPOLLIN)
 
     def write(self, assembled: Assembled) -> None:
@@ -145,37 +144,6 @@ class StreamServer:
         if self._attachers.pop(fd, None) is not None:
             self._poller.unregister(fd)
             attacher.socket.close()
-
-
-def listen(path: Path) -> socket.socket:
-    """Listen on a Unix socket that only its owner may use; a socket left behind by a dead process is replaced."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        if path.is_socket() and not _is_alive(path):
-            path.unlink()
-        if path.exists() and not path.is_socket():
-            raise OSError(errno.EEXIST, "it is no socket, but a file or directory that is there", str(path))
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
-        listener.listen(16)
-    except BaseException as error:
-        listener.close()
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)
-        raise
-    return listener
-
-
-def _is_alive(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 def _count(chunk: bytearray) -> int:

@@ -7,9 +7,8 @@ sends those itself, through its partition socket.
 from __future__ import annotations
 
 import re
-from types import TracebackType
-from typing import Self
 
+from vmbus.closing import Closing
 from vmbus.errors import VmbusError
 from vmbus.host.ctl_client import CtlClient
 from vmbus.transport import parse_address
@@ -18,7 +17,7 @@ _KERNEL_LOG = re.compile(r"(<\d+>)?\[ *\d+\.\d{6}\]")
 _PATIENCE_SECONDS = 1.0
 
 
-class ConsoleNotes:
+class ConsoleNotes(Closing):
     """Tells the host at ``host`` every console line, until it does not listen any more."""
 
     def __init__(self, host: str) -> None:
@@ -39,11 +38,3 @@ class ConsoleNotes:
         if self._client is not None:
             self._client.close()
             self._client = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

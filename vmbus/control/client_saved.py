@@ -17,6 +17,7 @@ from vmbus.control.client_channels import ClientChannels
 from vmbus.control.errors import BadSavedState, WrongState
 from vmbus.control.events import MonitorPages
 from vmbus.control.guest_states import GuestChannel, GuestConnection, GuestGpadl
+from vmbus.control.saved_values import check_format
 from vmbus.wire.control_values import MAX_MESSAGE_SIZE, FeatureFlags, Version
 from vmbus.wire.offer import OfferChannel, OfferChannelPre7
 from vmbus.wire.schema import WireError
@@ -58,11 +59,7 @@ class ClientSaved(ClientChannels):
         """Take over a saved state, into a client that is new.  Raises ``BadSavedState``; it is of no use then."""
         if self.connection is not GuestConnection.DISCONNECTED or self.channels:
             raise WrongState("a state is restored into a new client only")
-        if state.get("format") != FORMAT or state.get("format_version") != FORMAT_VERSION:
-            raise BadSavedState(
-                f"this is not a state that can be restored: {state.get('format')!r}, "
-                f"version {state.get('format_version')!r} (wanted {FORMAT!r}, version {FORMAT_VERSION})"
-            )
+        check_format(state, FORMAT, FORMAT_VERSION)
         try:
             self._restore(state)
         except (KeyError, ValueError, TypeError, AttributeError, WireError) as error:

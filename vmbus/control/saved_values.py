@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+from vmbus.control.errors import BadSavedState
 from vmbus.control.events import MonitorPages
 from vmbus.control.host_events import TlConnectRequested
 from vmbus.control.host_states import HostChannel, HostGpadl
@@ -22,6 +23,15 @@ from vmbus.wire.control_values import MAX_MESSAGE_SIZE, FeatureFlags, Version
 from vmbus.wire.offer import OfferFlags
 
 Json = dict[str, Any]
+
+
+def check_format(state: Json, name: str, version: int) -> None:
+    """Raise ``BadSavedState`` unless the state says that it is of this format and version."""
+    if state.get("format") != name or state.get("format_version") != version:
+        raise BadSavedState(
+            f"this is not a state that can be restored: {state.get('format')!r}, "
+            f"version {state.get('format_version')!r} (wanted {name!r}, version {version})"
+        )
 
 
 def _number(value: object, bits: int = 64) -> int:

@@ -37,6 +37,7 @@ from vmbus.control.offers import Channel, OfferTraits, Restoring
 from vmbus.control.saved_values import (
     channel_from_json,
     channel_to_json,
+    check_format,
     connection_from_json,
     connection_to_json,
     contact_from_json,
@@ -113,11 +114,7 @@ class ServerSaved(ServerConnection):
         """
         if self.offers.channels or self.connection is not HostConnection.DISCONNECTED:
             raise WrongState("a state is restored into a new server only")
-        if state.get("format") != FORMAT or state.get("format_version") != FORMAT_VERSION:
-            raise BadSavedState(
-                f"this is not a state that can be restored: {state.get('format')!r}, "
-                f"version {state.get('format_version')!r} (wanted {FORMAT!r}, version {FORMAT_VERSION})"
-            )
+        check_format(state, FORMAT, FORMAT_VERSION)
         try:
             self._restore(state)
         except BadSavedState:

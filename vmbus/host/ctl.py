@@ -18,9 +18,9 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from vmbus.closing import Closing
 from vmbus.errors import VmbusError
 from vmbus.host.ctl_commands import Arguments, CtlCommands, CtlError, Slow
 from vmbus.loop import Timer
@@ -46,7 +46,7 @@ def ctl_address(address: Address) -> Address:
     return Address("unix", path)
 
 
-class CtlSocket:
+class CtlSocket(Closing):
     """Listens at ``LISTEN.ctl`` for as long as it is open; belongs to the loop's thread."""
 
     def __init__(
@@ -81,14 +81,6 @@ class CtlSocket:
         for client in list(self.clients):
             client.close()
         self._listener.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Client:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from vmbus.closing import Closing
 from vmbus.errors import VmbusError
 from vmbus.host.ctl import ctl_address
 from vmbus.transport.address import Address, connect
@@ -18,7 +18,7 @@ class CtlFailed(VmbusError):
     """The host cannot do what it was asked to; the text is the host's."""
 
 
-class CtlClient:
+class CtlClient(Closing):
     """A connection to the control socket of the host that listens at ``address``.
 
     ``seconds`` is how long one request may take. Raises ``AddressError`` when no host is there.
@@ -57,11 +57,3 @@ class CtlClient:
     def close(self) -> None:
         self._file.close()
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

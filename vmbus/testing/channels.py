@@ -10,6 +10,7 @@ from uuid import UUID
 
 from vmbus.channel import Channel, ChannelIdentity
 from vmbus.channel.spinning import spinner_for
+from vmbus.closing import Closing
 from vmbus.errors import VmbusError
 from vmbus.gpadl import Gpadl, GpaRange
 from vmbus.loop import Loop
@@ -20,7 +21,7 @@ from vmbus.tap import Direction, Tap
 from vmbus.wire.schema import NIL_GUID
 
 
-class ChannelPair:
+class ChannelPair(Closing):
     """``host`` and ``guest`` are the two ends of one channel over the guest memory ``memory``.
 
     ``pages`` allocates guest pages; ``add_gpadl`` makes ``host.gpadl(id)`` work.  Errors that fail a channel are
@@ -90,9 +91,3 @@ class ChannelPair:
             channel.close()
         self.memory.close()
         self.loop.close()
-
-    def __enter__(self) -> ChannelPair:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+from vmbus.closing import Closing
 from vmbus.devices.device import Device
 from vmbus.host import Host
 from vmbus.loop import LoopThread
@@ -16,7 +16,7 @@ from vmbus.transport import parse_address
 T = TypeVar("T")
 
 
-class RunningHost:
+class RunningHost(Closing):
     """Serves ``devices`` at ``address`` from construction to ``close``."""
 
     def __init__(self, socket_path: Path, devices: Iterable[Device], *, tap: Tap | None = None, **options: Any) -> None:
@@ -46,11 +46,3 @@ class RunningHost:
     def close(self) -> None:
         self._thread.stop()
         self.host.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from vmbus.closing import Closing
 from vmbus.devices.storage.controller import StorageController
 from vmbus.drivers.disk import Disk
 from vmbus.drivers.promise import Promise
@@ -19,7 +20,7 @@ from vmbus.drivers.storage import Address, StorageLink
 from vmbus.testing.channels import ChannelPair
 
 
-class StorageBench:
+class StorageBench(Closing):
     """``notes`` are what the controller noted, ``subchannels`` the number that the guest asked for last."""
 
     def __init__(self, controller: StorageController | None = None, **pair_options: Any) -> None:
@@ -52,9 +53,3 @@ class StorageBench:
         self.pair.host.close()
         self.controller.close()
         self.pair.close()
-
-    def __enter__(self) -> StorageBench:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()

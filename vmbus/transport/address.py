@@ -6,13 +6,13 @@ to join two ends in process).
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmbus.errors import OptionError, VmbusError
+from vmbus.unix_socket import listen_at
 
 
 class AddressError(VmbusError):
@@ -52,47 +52,17 @@ def parse_address(text: str, schemes: tuple[str, ...] = ("unix", "fd")) -> Addre
     return Address(scheme, params)
 
 
-def listen(address: Address, *, mode: int = 0o600, backlog: int = 16) -> socket.socket:
+def listen(address: Address, *, backlog: int = 16) -> socket.socket:
     """A listening socket at ``unix:PATH``; a socket file that nobody listens on any more is replaced.
 
     Raises ``AddressError`` when somebody does, or when the path cannot be used.
     """
     if address.scheme != "unix":
         raise AddressError(f"{address}: only unix: addresses can be listened on")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(address)
-        before = os.umask(0o777 & ~mode)
-        try:
-            listener.bind(address.params)
-        finally:
-            os.umask(before)
-        listener.listen(backlog)
+        return listen_at(address.path, backlog=backlog)
     except OSError as error:
-        listener.close()
         raise AddressError(f"cannot listen on {address}: {error.strerror or error}") from None
-    except AddressError:
-        listener.close()
-        raise
-    listener.setblocking(False)
-    return listener
-
-
-def _remove_stale(address: Address) -> None:
-    if address.path.is_dir():
-        raise AddressError(f"cannot listen on {address}: it is a directory")
-    if address.path.exists() and not address.path.is_socket():
-        raise AddressError(f"cannot listen on {address}: it is a file, and not a socket")
-    if not address.path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(address.params)
-        except OSError as error:
-            if error.errno == errno.ECONNREFUSED:
-                address.path.unlink(missing_ok=True)
-            return
-    raise AddressError(f"cannot listen on {address}: another process is listening there")
 
 
 def connect(address: Address) -> socket.socket:
