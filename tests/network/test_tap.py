@@ -11,6 +11,7 @@ import pytest
 
 from vmbus.devices.device import DeviceError
 from vmbus.devices.network import open_backend
+from vmbus.drivers.network import NetworkDriver
 from vmbus.inet.pattern import pattern
 from vmbus.testing.network import Wire
 
@@ -35,9 +36,8 @@ def test_the_kernel_answers_our_pings(tapped: Wire) -> None:
     assert card.ping("10.9.0.1", 1400) < 5
 
 
-@pytest.mark.parametrize("large_sends", [False, True], ids=["single frames", "large sends"])
-def test_a_stream_reaches_a_kernel_socket_and_comes_back(tapped: Wire, large_sends: bool) -> None:
-    tapped.provider.card.supported.large_send_ipv4 = large_sends
+@pytest.mark.parametrize("large", [False, True], ids=["single frames", "large frames"])
+def test_a_stream_reaches_a_kernel_socket_and_comes_back(tapped: Wire, large: bool) -> None:
     server = socket.create_server(("10.9.0.1", 5000))
 
     def echo() -> None:
@@ -49,12 +49,24 @@ def test_a_stream_reaches_a_kernel_socket_and_comes_back(tapped: Wire, large_sen
     thread = threading.Thread(target=echo, daemon=True)
     thread.start()
     data = pattern(0, 3 << 20)
-    stream = tapped.card(address="10.9.0.2").connect("10.9.0.1", 5000)
+    driver = NetworkDriver(large_sends=large, coalescing=large)
+    stream = tapped.card(driver, address="10.9.0.2").connect("10.9.0.1", 5000)
     assert hashlib.sha256(stream.exchange(data)).digest() == hashlib.sha256(data).digest()
     thread.join(5)
     inspected = tapped.provider.inspect()
     assert inspected["backend"]["lost"] == 0
-    assert (inspected["frames_from_guest"] < len(data) / 1460) == large_sends
+    assert (inspected["frames_from_guest"] < len(data) / 1460) == large
+    assert (inspected["frames_to_guest"] < len(data) / 1460) == large
+
+
+def test_a_frame_that_is_longer_than_the_card_takes_is_dropped(tapped: Wire, ip: RunIp) -> None:
+    card = tapped.card(NetworkDriver(coalescing=False), address="10.9.0.2")
+    card.ping("10.9.0.1")
+    ip("link", "set", "tap0", "mtu", "9000")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(bytes(5000), ("10.9.0.2", 9))
+    assert card.ping("10.9.0.1") < 5
+    assert tapped.provider.card.dropped == 1
 
 
 def test_an_interface_that_is_in_use_is_refused_in_one_line(ip: RunIp) -> None:

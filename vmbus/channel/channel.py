@@ -156,6 +156,7 @@ class Channel(SendingChannel):
         """The ring is empty: let it be watched, or ask for a signal; False if packets came meanwhile."""
         if self._spinner is not None and self._spinner.takes(self, gap):
             return True
+        self.handler.on_rest()
         return not self.incoming.unmask_interrupts()
 
     def has_packets(self, nanoseconds: int) -> bool:
@@ -165,6 +166,7 @@ class Channel(SendingChannel):
     def rest(self) -> None:
         """Ask for a signal with the next packet, after a time of watching the ring."""
         try:
+            self.handler.on_rest()
             if self.incoming.unmask_interrupts():
                 self.loop.call_soon(self.service)
         except VmbusError as error:

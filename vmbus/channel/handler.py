@@ -18,6 +18,9 @@ class ChannelHandler:
     def on_writable(self) -> None:
         """The ring had no room for all that was sent, and now the backlog is empty again."""
 
+    def on_rest(self) -> None:
+        """No more packets have come, and the peer will signal the next one: time for answers that were held back."""
+
     def on_loans(self, loans: Mapping[int, bytes]) -> None:
         """The channel was another process's before: what that one lent to the peer by transfer-page packets, and has
         not back; the packets' ranges (``parse_transfer_pages``) by transaction id.

@@ -40,10 +40,21 @@ class Offer:
 class Wire:
     """A provider and whatever stands at the guest's end of its channel; the bus of both."""
 
-    def __init__(self, provider: NetworkProvider, ring_pages: int = 32, memory_size: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        provider: NetworkProvider,
+        ring_pages: int = 32,
+        memory_size: int = 64 << 20,
+        *,
+        spin_microseconds: float = 0,
+    ) -> None:
         self.provider = provider
         self.pair = ChannelPair(
-            ring_pages=ring_pages, memory_size=memory_size, interface_id=NETWORK, instance_id=provider.instance_id
+            ring_pages=ring_pages,
+            memory_size=memory_size,
+            interface_id=NETWORK,
+            instance_id=provider.instance_id,
+            spin_microseconds=spin_microseconds,
         )
         self.notes: list[str] = []
         self.offered = 0

@@ -62,6 +62,21 @@ class Deliver(Protocol):
         """
         ...
 
+    def place(self) -> Sequence[memoryview]:
+        """Where the next frame may be put, piece after piece, in the guest's memory; nothing if there is no room now.
+
+        It is good until the next call. A backend that can read a frame to there saves copying it.
+        """
+        ...
+
+    def placed(self, length: int, is_checked: bool) -> None:
+        """A frame of so many bytes lies there. One that is too long, or not wanted, is dropped."""
+        ...
+
+    def send(self) -> None:
+        """Send what was placed; always at the end, whatever went wrong."""
+        ...
+
 
 class Backend(ABC):
     """Base of every backend."""

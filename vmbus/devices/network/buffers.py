@@ -2,7 +2,8 @@
 
 Both are GPADLs mapped as one piece of memory. The host divides the receive buffer into suballocations of one size,
 and each belongs to the host until it is named in a transfer-page packet, and then to the guest until it completes
-that packet.
+that packet. A guest that takes coalesced frames gets larger ones, because each piece of a frame costs both ends
+a message; Linux wants no piece longer than what it was told here.
 
 Sources: openvmm ``netvsp/src/buffers.rs`` (``sub_allocation_size_for_mtu``), ``rx_bufs.rs``; Linux 6.12
 ``drivers/net/hyperv/netvsc.c`` (``netvsc_init_buf``, ``netvsc_receive``).
@@ -25,11 +26,20 @@ SECTION_SIZE: Final = 6144
 HEADROOM: Final = 256
 """Bytes of a suballocation for the RNDIS headers."""
 
+TAG: Final = 4
+"""Bytes by which an 802.1Q tag may lengthen a frame."""
+
 FOOTROOM: Final = 36
 """Bytes at the end of a suballocation that newer Windows guests overwrite (openvmm ``BROKEN_CO_NETVSC_FOOTER_LEN``)."""
 
 MOST_SHOWN: Final = 16
 """Outstanding packets that are shown to people one by one."""
+
+LARGE_SUBALLOCATION: Final = 33 << 10
+"""Bytes of a suballocation for coalesced frames: the longest has two pieces."""
+
+ENOUGH: Final = 256
+"""Suballocations that are left at least when they are made larger: a short frame takes a whole one too."""
 
 RESERVED: Final = 16
 """Suballocations that are kept for control messages, so that a flood of frames does not stop them."""
@@ -38,6 +48,11 @@ RESERVED: Final = 16
 def suballocation_size(frame_size: int) -> int:
     """The bytes of a suballocation for frames of up to ``frame_size`` bytes."""
     return (HEADROOM + frame_size + FOOTROOM + 63) & ~63
+
+
+def large_suballocation_size(frame_size: int, buffer_size: int) -> int:
+    """The same for frames that may be coalesced, in a buffer of ``buffer_size`` bytes."""
+    return max(suballocation_size(frame_size), min(LARGE_SUBALLOCATION, buffer_size // ENOUGH & ~63))
 
 
 class SendBuffer:
@@ -69,18 +84,23 @@ class SendBuffer:
 class ReceiveBuffer:
     """The guest's receive buffer, its free suballocations, and which of them are the guest's."""
 
-    __slots__ = ("_first", "_mapping", "_next", "_outstanding", "count", "free", "gpadl_id", "set_id", "size", "view")
+    __slots__ = (
+        "_first", "_mapping", "_next", "_outstanding",
+        "count", "free", "gpadl_id", "longest_piece", "reserved", "set_id", "size", "view",
+    )  # fmt: skip
 
-    def __init__(self, gpadl: Gpadl, set_id: int, frame_size: int) -> None:
-        """Map it and divide it for frames of up to ``frame_size`` bytes."""
+    def __init__(self, gpadl: Gpadl, set_id: int, size: int) -> None:
+        """Map it and divide it into suballocations of ``size`` bytes."""
         self.gpadl_id = gpadl.gpadl_id
         self.set_id = set_id
-        self.size = suballocation_size(frame_size)
-        self.count = gpadl.byte_count // self.size
+        self.size = size
+        self.count = gpadl.byte_count // size
         if not self.count:
-            raise BadNetworkBuffer(
-                f"a receive buffer of {gpadl.byte_count} bytes is too small for frames of {frame_size} bytes"
-            )
+            raise BadNetworkBuffer(f"a receive buffer of {gpadl.byte_count} bytes has no suballocation of {size} bytes")
+        self.longest_piece = size - HEADROOM - FOOTROOM + TAG
+        """Bytes of a frame, or of a piece of one, that fit into a suballocation: an 802.1Q tag uses the headroom."""
+        self.reserved = min(RESERVED, self.count // 2)
+        """Suballocations that frames leave to control messages."""
         self._mapping = gpadl.map()
         self.view = self._mapping.view
         self.free = list(range(self.count - 1, -1, -1))
@@ -92,12 +112,12 @@ class ReceiveBuffer:
     @property
     def room_for_frames(self) -> int:
         """Free suballocations beyond those kept for control messages."""
-        return len(self.free) - min(RESERVED, self.count // 2)
+        return len(self.free) - self.reserved
 
     @property
     def most_for_frames(self) -> int:
         """Suballocations for frames when all are free."""
-        return self.count - min(RESERVED, self.count // 2)
+        return self.count - self.reserved
 
     @property
     def outstanding(self) -> int:
@@ -137,7 +157,7 @@ class ReceiveBuffer:
 
     def checkpoint(self) -> dict[str, Any]:
         """Which buffer this is: what does not change with every packet."""
-        return {"gpadl_id": self.gpadl_id, "set_id": self.set_id}
+        return {"gpadl_id": self.gpadl_id, "set_id": self.set_id, "suballocation_size": self.size}
 
     def save(self) -> dict[str, Any]:
         """What another host process needs to go on with this buffer."""

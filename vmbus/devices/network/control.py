@@ -127,7 +127,7 @@ class NvspControl:
             raise UnexpectedMessage("a second NVSP SEND_RECEIVE_BUFFER")
         try:
             gpadl = self._channel.gpadl(body.gpadl_handle)
-            buffer = ReceiveBuffer(gpadl, body.id, session.card.frame_size)
+            buffer = ReceiveBuffer(gpadl, body.id, session.suballocation_size(gpadl.byte_count))
         except GpadlError as error:
             raise BadNetworkBuffer(f"the receive buffer: {error}") from None
         session.receive_buffer = buffer

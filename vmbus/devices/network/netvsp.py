@@ -10,9 +10,9 @@ from uuid import UUID, uuid5
 from vmbus.channel import Channel, ChannelHandler
 from vmbus.devices.device import Device, OfferTraits
 from vmbus.devices.network.backend import Backend
-from vmbus.devices.network.buffers import ReceiveBuffer, SendBuffer
+from vmbus.devices.network.buffers import ReceiveBuffer, SendBuffer, suballocation_size
 from vmbus.devices.network.errors import UnexpectedMessage
-from vmbus.devices.network.oids import CardState, Offloads
+from vmbus.devices.network.oids import ALL_RECEIVE_CHECKSUMS, CardState, Offloads
 from vmbus.devices.network.options import NicSpec
 from vmbus.devices.network.queue import Queue
 from vmbus.devices.network.rndis import RndisState
@@ -128,6 +128,9 @@ class NetworkProvider(Device):
         look()
 
     def save(self) -> State:
+        if self.session is not None:
+            for queue in self.session.queues.values():
+                queue.complete_held()
         return self._state(ReceiveBuffer.save)
 
     def checkpoint(self) -> State:
@@ -147,6 +150,7 @@ class NetworkProvider(Device):
                 "filter": int(card.filter),
                 "receive_table": list(card.receive_table),
                 "coalescing": [card.enabled.coalescing_ipv4, card.enabled.coalescing_ipv6],
+                "receive_checksums": list(card.enabled.receive_checksums),
                 "subchannels": session.subchannels,
                 "send_buffer": session.send_buffer.gpadl_id if session.send_buffer is not None else None,
                 "receive_buffer": of_buffer(session.receive_buffer) if session.receive_buffer is not None else None,
@@ -174,9 +178,11 @@ class NetworkProvider(Device):
         receive = saved["receive_buffer"]
         if receive is not None:
             gpadl = channel.gpadl(receive["gpadl_id"])
-            session.receive_buffer = ReceiveBuffer(gpadl, receive["set_id"], card.frame_size)
+            size = receive.get("suballocation_size", suballocation_size(card.frame_size))
+            session.receive_buffer = ReceiveBuffer(gpadl, receive["set_id"], size)
             session.receive_buffer.restore(receive)
         card.enabled.coalescing_ipv4, card.enabled.coalescing_ipv6 = saved.get("coalescing", (False, False))
+        card.enabled.receive_checksums = tuple(saved.get("receive_checksums", ALL_RECEIVE_CHECKSUMS))
         card.filter = PacketFilter(saved["filter"])
         session.apply_card()
 

@@ -58,16 +58,23 @@ class OidError(VmbusError):
         self.status = status
 
 
+ALL_RECEIVE_CHECKSUMS: Final = (True, True, True, True)
+"""A guest that takes the host's word for every checksum: TCP and UDP over IPv4, TCP and UDP over IPv6."""
+
+
 @dataclass(slots=True)
 class Offloads:
     """Which offloads are on."""
 
     checksum: bool = False
+    """TCP and UDP checksums of what the guest sends are filled in here."""
     large_send_ipv4: bool = False
     large_send_ipv6: bool = False
     coalescing_ipv4: bool = False
     """Receive segment coalescing: TCP segments for the guest come as one frame."""
     coalescing_ipv6: bool = False
+    receive_checksums: tuple[bool, ...] = (False, False, False, False)
+    """Whether the guest takes our word for checksums of TCP and UDP over IPv4, and of TCP and UDP over IPv6."""
 
 
 @dataclass(slots=True)
@@ -262,6 +269,11 @@ def _set_offloads(card: CardState, value: Format) -> None:
     if any(one != OffloadChecksum.NO_CHANGE for one in checksums):
         on = (OffloadChecksum.TX_RX_ENABLED, OffloadChecksum.TX_ENABLED_RX_DISABLED)
         card.enabled.checksum = card.supported.checksum and any(one in on for one in checksums)
+        on = (OffloadChecksum.TX_RX_ENABLED, OffloadChecksum.RX_ENABLED_TX_DISABLED)
+        card.enabled.receive_checksums = tuple(
+            before if one == OffloadChecksum.NO_CHANGE else card.supported.checksum and one in on
+            for before, one in zip(card.enabled.receive_checksums, checksums, strict=True)
+        )
     if value.lso_v2_ipv4 != OffloadSwitch.NO_CHANGE:
         card.enabled.large_send_ipv4 = card.supported.large_send_ipv4 and value.lso_v2_ipv4 == OffloadSwitch.ENABLED
     if value.lso_v2_ipv6 != OffloadSwitch.NO_CHANGE:

@@ -28,6 +28,9 @@ _SEND_RNDIS: Final = int(NvspMessageType.SEND_RNDIS_PACKET)
 _COMPLETE: Final = int(NvspMessageType.SEND_RNDIS_PACKET_COMPLETE).to_bytes(4, "little")
 _PACKET: Final = int(RndisMessageType.PACKET).to_bytes(4, "little")
 
+MOST_HELD: Final = 32
+"""Completions that wait for each other; the guest's socket buffers hold hundreds of such frames."""
+
 LARGEST_MESSAGE: Final = LARGEST_FRAME + PACKETS_PER_MESSAGE * 4096
 """Bytes that one packet may point at; more is refused before it is copied."""
 
@@ -41,6 +44,8 @@ class Queue(ChannelHandler):
         self.index = channel.subchannel_index
         self.control = NvspControl(session, channel) if self.index == 0 else None
         self._parser = PacketParser()
+        self._held: list[int] = []
+        """Transactions that are done with, and whose completions wait."""
         self._on_end = on_end
 
     def on_packets(self, packets: Sequence[RingPacket]) -> None:
@@ -58,9 +63,11 @@ class Queue(ChannelHandler):
                     raise MalformedMessage(f"an NVSP message of {len(payload)} bytes")
                 kind, _, section, size = _MESSAGE.unpack_from(payload)
                 if kind == _SEND_RNDIS:
-                    self._rndis(packet, section, size, frames)
+                    can_wait = self._rndis(packet, section, size, frames)
                     if packet.flags & 1:
-                        self.channel.complete(packet.transaction_id, self.session.completion)
+                        self._held.append(packet.transaction_id)
+                        if not can_wait or len(self._held) >= MOST_HELD:
+                            self.complete_held()
                     continue
                 if frames:
                     # What follows may take the send buffer away that these lie in.
@@ -80,6 +87,15 @@ class Queue(ChannelHandler):
         if freed:
             self.session.suballocations_freed()
 
+    def on_rest(self) -> None:
+        self.complete_held()
+
+    def complete_held(self) -> None:
+        """Complete what was held back. Done together, many sends cost the guest one interrupt."""
+        held, self._held = self._held, []
+        for transaction_id in held:
+            self.channel.complete(transaction_id, self.session.completion)
+
     def on_loans(self, loans: Mapping[int, bytes]) -> None:
         """Sections of the receive buffer that the guest has from a host before."""
         if self.session.receive_buffer is not None:
@@ -95,7 +111,8 @@ class Queue(ChannelHandler):
             raise UnknownTransaction("a receive packet is completed, and there is no receive buffer")
         buffer.take_back(packet.transaction_id)
 
-    def _rndis(self, packet: RingPacket, section: int, size: int, frames: list[GuestFrame]) -> None:
+    def _rndis(self, packet: RingPacket, section: int, size: int, frames: list[GuestFrame]) -> bool:
+        """Take the frames of a packet; return whether its completion can wait, because it gives back a section only."""
         session, channel = self.session, self.channel
         if session.receive_buffer is None:
             raise UnexpectedMessage("an RNDIS packet before the guest lent a receive buffer")
@@ -116,25 +133,28 @@ class Queue(ChannelHandler):
             messages = self._parser.parse(data, frames)
             if not is_direct:
                 channel.data_in_buffer(packet, messages)
-        else:
-            if not is_direct:
-                channel.data_in_buffer(packet, [data])
-            if self.control is None:
-                raise UnexpectedMessage(f"an RNDIS control message on subchannel {self.index}")
-            session.control(bytes(data[:LARGEST_CONTROL]))
+            return not is_direct
+        if not is_direct:
+            channel.data_in_buffer(packet, [data])
+        if self.control is None:
+            raise UnexpectedMessage(f"an RNDIS control message on subchannel {self.index}")
+        session.control(bytes(data[:LARGEST_CONTROL]))
+        return False
 
     def send_messages(
         self, message: bytes, buffer: ReceiveBuffer, ranges: list[tuple[int, int]], indices: list[int]
     ) -> None:
         """Send RNDIS messages that lie in the receive buffer, in one transfer-page packet."""
+        self.complete_held()
         self.channel.send_transfer_pages(
             buffer.set_id, ranges, message, transaction_id=buffer.lend(indices), buffer=buffer.view
         )
 
     def on_writable(self) -> None:
-        self.session.resume_backend()
+        self.session.delivery.resume()
 
     def on_close(self) -> None:
+        self._held.clear()
         self._on_end(self)
 
 

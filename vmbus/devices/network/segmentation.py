@@ -1,6 +1,6 @@
 """What a guest leaves to the host, done in software: headers of a large send, checksums, segments.
 
-A backend whose other side does the rest needs :func:`completed_large_send` alone; one that can do nothing uses
+A backend whose other side does the rest needs :func:`completed_headers` alone; one that can do nothing uses
 :func:`finished`.
 
 Sources: openvmm ``netvsp/src/lib.rs`` (what the per-packet information asks for); Linux 6.12 ``netvsc_drv.c`` (what
@@ -35,26 +35,27 @@ def _pseudo_sum(head: Buffer, network: int, is_ipv6: bool, protocol: int, length
     return word_sum(addresses) + protocol + length
 
 
-def completed_large_send(frame: Buffer, offload: Offload) -> bytearray:
-    """The frame with its IP length, IPv4 checksum and pseudo-header sum filled in, not cut.
+def completed_headers(frame: Buffer, offload: Offload) -> bytearray:
+    """The first bytes of a large send, which is not cut: IP length, IPv4 checksum and pseudo-header sum filled in.
 
-    Raises :class:`MalformedMessage` if the headers are not where the guest said.
+    It is a copy, and ends 20 bytes into the TCP header. Raises :class:`MalformedMessage` if the headers are not where
+    the guest said.
     """
-    whole = bytearray(frame)
-    network, transport = _network_offset(whole), transport_offset(whole, offload)
+    size, transport = len(frame), transport_offset(frame, offload)
+    head = bytearray(frame[: transport + 20])
+    network = _network_offset(head)
     least = 40 if offload.is_ipv6 else 20
-    if transport < network + least or transport + 20 > len(whole):
-        raise MalformedMessage(f"a large send of {len(whole)} bytes whose TCP header is at {transport}")
-    length = len(whole) - transport
+    if transport < network + least or transport + 20 > size:
+        raise MalformedMessage(f"a large send of {size} bytes whose TCP header is at {transport}")
     if offload.is_ipv6:
-        whole[network + 4 : network + 6] = min(len(whole) - network - 40, 0xFFFF).to_bytes(2, "big")
+        head[network + 4 : network + 6] = min(size - network - 40, 0xFFFF).to_bytes(2, "big")
     else:
-        whole[network + 2 : network + 4] = min(len(whole) - network, 0xFFFF).to_bytes(2, "big")
-        whole[network + 10 : network + 12] = b"\0\0"
-        whole[network + 10 : network + 12] = checksum(word_sum(whole[network:transport])).to_bytes(2, "big")
-    pseudo = _pseudo_sum(whole, network, offload.is_ipv6, _TCP, length) % 65535
-    whole[transport + 16 : transport + 18] = pseudo.to_bytes(2, "big")
-    return whole
+        head[network + 2 : network + 4] = min(size - network, 0xFFFF).to_bytes(2, "big")
+        head[network + 10 : network + 12] = b"\0\0"
+        head[network + 10 : network + 12] = checksum(word_sum(head[network:transport])).to_bytes(2, "big")
+    pseudo = _pseudo_sum(head, network, offload.is_ipv6, _TCP, size - transport) % 65535
+    head[transport + 16 : transport + 18] = pseudo.to_bytes(2, "big")
+    return head
 
 
 def finished(frame: Buffer, offload: Offload) -> Iterator[bytes]:
@@ -62,7 +63,8 @@ def finished(frame: Buffer, offload: Offload) -> Iterator[bytes]:
     if not offload.segment_size:
         yield bytes(_with_checksums(bytearray(frame), offload))
         return
-    whole = completed_large_send(frame, offload)
+    whole = completed_headers(frame, offload)
+    whole += frame[len(whole) :]
     network, transport = _network_offset(whole), transport_offset(whole, offload)
     head_size = transport + (whole[transport + 12] >> 4) * 4
     if not transport + 20 <= head_size <= len(whole):

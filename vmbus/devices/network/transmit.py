@@ -24,15 +24,21 @@ _CHECKSUM, _LARGE_SEND, _VLAN = int(PpiType.TCP_IP_CHECKSUM), int(PpiType.LARGE_
 
 MIN_FRAME: Final = 14
 _MOST_KNOWN: Final = 4096
+_LONGEST_KNOWN: Final = 64
+"""How much per-packet information is remembered, and bytes of the longest: three items have 48."""
+
+
+Wish = tuple[Offload | None, int | None]
+"""What per-packet information asks for: an offload, and the value of an 802.1Q tag to put in."""
 
 
 class PacketParser:
-    """Reads packet messages. It remembers offloads by their value on the wire: a flow's are all the same."""
+    """Reads packet messages. It remembers per-packet information by its bytes: a flow's is always the same."""
 
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], Offload] = {}
+        self._known: dict[bytes, Wish] = {}
 
     def parse(self, data: memoryview, frames: list[GuestFrame]) -> list[memoryview]:
         """Add the frames of all messages in ``data`` to ``frames``; return the messages, each as a slice."""
@@ -59,46 +65,51 @@ class PacketParser:
             if info_size:
                 if info_at < PACKET_SIZE or info_at + info_size > room:
                     raise MalformedMessage(f"{info_size} bytes of per-packet information at {info_at} of {length}")
-                frame, offload = self._apply(frame, data, start + info_at, start + info_at + info_size)
+                info = start + info_at
+                offload, tag = self._wish(bytes(data[info : info + info_size]))
+                if offload is not None and max(offload.transport_offset, 34) >= size:
+                    raise MalformedMessage(f"a transport header at {offload.transport_offset} of {size} bytes")
+                if tag is not None:
+                    frame, offload = _tagged(frame, tag, offload)
             frames.append((frame, offload))
-            messages.append(data[at : at + length])
+            messages.append(data if length == end else data[at : at + length])
             at += length
         return messages
 
-    def _apply(self, frame: Buffer, data: memoryview, at: int, end: int) -> GuestFrame:
-        """Read the per-packet information in ``data[at:end]``: the frame, tagged if need be, and its offload."""
-        offload: Offload | None = None
-        tag: int | None = None
-        while at < end:
-            if end - at < PerPacketInfo.SIZE:
-                raise MalformedMessage(f"{end - at} bytes are left for an item of per-packet information")
-            size, kind, offset = _INFO.unpack_from(data, at)
-            if not PerPacketInfo.SIZE <= offset <= size <= end - at:
-                raise MalformedMessage(f"an item of per-packet information of {size} bytes with its value at {offset}")
-            if kind in (_CHECKSUM, _LARGE_SEND, _VLAN):
-                if size - offset < _VALUE.size:
-                    raise MalformedMessage(f"{size - offset} bytes of value in per-packet information {kind}")
-                (value,) = _VALUE.unpack_from(data, at + offset)
-                if kind == _VLAN:
-                    tag = value
-                elif kind == _LARGE_SEND or offload is None:
-                    offload = self._offload(kind, value)
-            at += size
-        if offload is not None and max(offload.transport_offset, 34) >= len(frame):
-            raise MalformedMessage(f"a transport header at {offload.transport_offset} of {len(frame)} bytes")
-        if tag is not None:
-            frame = _tagged(frame, tag)
-            if offload is not None and offload.transport_offset:
-                offload = offload._replace(transport_offset=offload.transport_offset + 4)
-        return frame, offload
-
-    def _offload(self, kind: int, value: int) -> Offload:
-        known = self._known.get((kind, value))
+    def _wish(self, info: bytes) -> Wish:
+        """What the items of per-packet information in ``info``, a copy, ask for."""
+        known = self._known.get(info)
         if known is None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            known = self._known[kind, value] = _large_send(value) if kind == _LARGE_SEND else _checksums(value)
+            known = _parsed(info)
+            if len(info) <= _LONGEST_KNOWN:
+                if len(self._known) >= _MOST_KNOWN:
+                    self._known.clear()
+                self._known[info] = known
         return known
+
+
+def _parsed(info: bytes) -> Wish:
+    offload: Offload | None = None
+    tag: int | None = None
+    at, end = 0, len(info)
+    while at < end:
+        if end - at < PerPacketInfo.SIZE:
+            raise MalformedMessage(f"{end - at} bytes are left for an item of per-packet information")
+        size, kind, offset = _INFO.unpack_from(info, at)
+        if not PerPacketInfo.SIZE <= offset <= size <= end - at:
+            raise MalformedMessage(f"an item of per-packet information of {size} bytes with its value at {offset}")
+        if kind in (_CHECKSUM, _LARGE_SEND, _VLAN):
+            if size - offset < _VALUE.size:
+                raise MalformedMessage(f"{size - offset} bytes of value in per-packet information {kind}")
+            (value,) = _VALUE.unpack_from(info, at + offset)
+            if kind == _VLAN:
+                tag = value
+            elif kind == _LARGE_SEND:
+                offload = _large_send(value)
+            elif offload is None:
+                offload = _checksums(value)
+        at += size
+    return offload, tag
 
 
 def _large_send(value: int) -> Offload:
@@ -116,7 +127,9 @@ def _checksums(value: int) -> Offload:
     return Offload(value >> 16 & 0x3FF, bool(tcp), bool(is_ipv6 and not is_ipv4), fill, bool(ip and is_ipv4))
 
 
-def _tagged(frame: Buffer, value: int) -> bytes:
+def _tagged(frame: Buffer, value: int, offload: Offload | None) -> GuestFrame:
     """The frame with an 802.1Q tag; the item has priority, drop eligibility and id in other places than the tag."""
     tag = (value & 7) << 13 | (value >> 3 & 1) << 12 | value >> 4 & 0xFFF
-    return bytes(frame[:12]) + b"\x81\x00" + tag.to_bytes(2, "big") + bytes(frame[12:])
+    if offload is not None and offload.transport_offset:
+        offload = offload._replace(transport_offset=offload.transport_offset + 4)
+    return bytes(frame[:12]) + b"\x81\x00" + tag.to_bytes(2, "big") + bytes(frame[12:]), offload

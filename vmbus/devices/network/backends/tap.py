@@ -24,8 +24,8 @@ from struct import Struct
 from typing import Final
 
 from vmbus.devices.device import DeviceError
-from vmbus.devices.network.backend import LARGEST_FRAME, Backend, Buffer, Deliver, GuestFrame
-from vmbus.devices.network.segmentation import completed_large_send, transport_offset
+from vmbus.devices.network.backend import Backend, Buffer, Deliver, GuestFrame, Offload
+from vmbus.devices.network.segmentation import completed_headers, transport_offset
 from vmbus.loop import Loop
 from vmbus.state_format import State
 
@@ -47,8 +47,6 @@ LARGEST_MTU: Final = 16320
 FRAMES_PER_TURN: Final = 64
 """Frames read from the interface before others get their turn."""
 
-FRAME_ROOM: Final = _HEADER.size + LARGEST_FRAME + 4  # with a VLAN tag
-
 
 class TapNetwork(Backend):
     """A TAP interface."""
@@ -63,10 +61,9 @@ class TapNetwork(Backend):
         self.mtu = _bring_up(name)
         self._loop: Loop | None = None
         self._deliver: Deliver | None = None
-        self._buffers = [bytearray(FRAME_ROOM) for _ in range(FRAMES_PER_TURN)]
-        self._views = [memoryview(buffer) for buffer in self._buffers]
-        self._waiting: list[bytes] = []
-        self._waiting_checked: list[bool] = []
+        self._head = bytearray(_HEADER.size)
+        self._excess = bytearray(1)
+        """Where a frame ends that is longer than there is place for: that is how it is noticed."""
         self.lost = 0
 
     def start(self, loop: Loop, deliver: Deliver) -> None:
@@ -77,65 +74,56 @@ class TapNetwork(Backend):
         if self._loop is not None:
             self._loop.unwatch(self._fd)
         self._loop = self._deliver = None
-        self._waiting.clear()
-        self._waiting_checked.clear()
 
     def coalesce(self, ipv4: bool, ipv6: bool) -> None:
+        if self._fd < 0:  # closed
+            return
         try:
             _set_offloads(self._fd, (ipv4 or ipv6) * TUN_F_CSUM | ipv4 * TUN_F_TSO4 | ipv6 * TUN_F_TSO6)
         except OSError as error:
-            if error.errno not in (errno.EBADFD, errno.EBADF):  # deleted, or closed: nothing comes from it any more
+            if error.errno != errno.EBADFD:  # deleted: nothing comes from it any more
                 raise DeviceError(f"cannot set up the TAP interface {self.name}: {error.strerror}") from None
 
     def _readable(self) -> None:
-        deliver = self._deliver
-        if deliver is None:
+        deliver, loop = self._deliver, self._loop
+        if deliver is None or loop is None:
             return
-        frames: list[Buffer] = []
-        checked: list[bool] = []
-        fd, head = self._fd, _HEADER.size
+        fd, head, excess = self._fd, self._head, self._excess
         try:
-            for view in self._views:
-                frames.append(view[head : os.readv(fd, (view,))])
-                checked.append(view[0] & (_NEEDS_CHECKSUM | _CHECKSUM_IS_RIGHT) != 0)  # ours, or looked at on its way
+            for _ in range(FRAMES_PER_TURN):
+                places = deliver.place()
+                if not places:
+                    loop.rewatch(fd, 0)
+                    break
+                length = os.readv(fd, (head, *places, excess)) - len(head)
+                # Its checksum is left to us, so the frame is the kernel's own, or it was looked at on its way.
+                deliver.placed(length, head[0] & (_NEEDS_CHECKSUM | _CHECKSUM_IS_RIGHT) != 0)
         except BlockingIOError:
             pass
         except OSError as error:
             if error.errno != errno.EBADFD:  # the interface was deleted: there is nothing to read any more
                 raise DeviceError(f"cannot read from the TAP interface {self.name}: {error.strerror}") from None
             self.stop()
-            return
-        taken = deliver(frames, checked)
-        if taken < len(frames):
-            self._waiting = [bytes(frame) for frame in frames[taken:]]
-            self._waiting_checked = checked[taken:]
-            if self._loop is not None:
-                self._loop.rewatch(fd, 0)
+        finally:
+            deliver.send()
 
     def resume(self) -> None:
-        if self._deliver is None or self._loop is None:
-            return
-        taken = self._deliver(self._waiting, self._waiting_checked)
-        del self._waiting[:taken], self._waiting_checked[:taken]
-        if not self._waiting:
+        if self._loop is not None:
             self._loop.rewatch(self._fd, select.EPOLLIN)
 
     def transmit(self, frames: Sequence[GuestFrame]) -> None:
         fd = self._fd
         for frame, offload in frames:
-            head = _NOTHING
-            if offload is not None and offload.fill_transport:
-                transport = transport_offset(frame, offload)
-                if offload.segment_size:
-                    frame = completed_large_send(frame, offload)
-                    kind = _GSO_TCP6 if offload.is_ipv6 else _GSO_TCP4
-                    end = transport + (frame[transport + 12] >> 4) * 4
-                    head = _HEADER.pack(_NEEDS_CHECKSUM, kind, end, offload.segment_size, transport, 16)
-                else:
-                    where = 16 if offload.is_tcp else 6
-                    head = _HEADER.pack(_NEEDS_CHECKSUM, 0, 0, 0, transport, where)
+            pieces: tuple[Buffer, ...]
+            if offload is None or not offload.fill_transport:
+                pieces = (_NOTHING, frame)
+            elif offload.segment_size:
+                pieces = _large(frame, offload)
+            else:
+                where = 16 if offload.is_tcp else 6
+                pieces = (_HEADER.pack(_NEEDS_CHECKSUM, 0, 0, 0, transport_offset(frame, offload), where), frame)
             try:
-                os.writev(fd, (head, frame))
+                os.writev(fd, pieces)
             except OSError:
                 # No room in the kernel, the interface is down, or the frame makes no sense: a wire loses it too.
                 self.lost += 1
@@ -147,7 +135,17 @@ class TapNetwork(Backend):
             self._fd = -1
 
     def inspect(self) -> State:
-        return {"interface": self.name, "mtu": self.mtu, "lost": self.lost, "waiting": len(self._waiting)}
+        return {"interface": self.name, "mtu": self.mtu, "lost": self.lost}
+
+
+def _large(frame: Buffer, offload: Offload) -> tuple[Buffer, ...]:
+    """A large send for the kernel to cut; only its headers are copied."""
+    headers = completed_headers(frame, offload)
+    transport = len(headers) - 20
+    end = transport + (headers[transport + 12] >> 4) * 4
+    kind = _GSO_TCP6 if offload.is_ipv6 else _GSO_TCP4
+    head = _HEADER.pack(_NEEDS_CHECKSUM, kind, end, offload.segment_size, transport, 16)
+    return head, headers, memoryview(frame)[len(headers) :]
 
 
 def _open(name: str) -> int:
