@@ -25,7 +25,6 @@ from vmbus.gpadl import GpadlAssembler, GpadlError, GpaRange, build_ranges
 from vmbus.wire.control import GpadlBody, GpadlCreated, GpadlHeader, GpadlTeardown, GpadlTorndown
 from vmbus.wire.control_values import Status
 
-
 OVERHEAD_WORDS = 64
 """As much memory as so many page numbers of it an entry takes up by itself, roughly."""
 
