@@ -197,6 +197,7 @@ def show(value: object, fld: Field | None = None) -> str:
         return f"{value} ({int(value):#x})"
     if isinstance(value, int):
         unit = f" {fld.unit}" if fld and fld.unit else ""
+        unit = f" x{unit}" if unit[1:2].isdigit() else unit  # "2 x 8 bytes"
         return f"{value}{unit}" if value < 4096 else f"{value} ({value:#x}){unit}"
     if isinstance(value, bytes):
         if fld and fld.text:
