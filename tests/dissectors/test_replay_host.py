@@ -56,13 +56,13 @@ def replaying(capture: Path, folder: Path, *options: str) -> Iterator[Replay]:
 
 
 def use(address: str, lbas: tuple[int, ...] = (5, 700), *, ping: bool = True) -> bytes:
-    """A Python guest reads blocks and pings; what it read."""
+    """A Python guest pings and reads blocks; what it read. By then the host has what the card said about the answer."""
     with booted_guest(address) as guest:
         workload = Workload(guest)
         assert workload.disk is not None and workload.card is not None
-        found = b"".join(workload.disk.read(lba, 8) for lba in lbas)
         if ping:
             workload.card.ping(GATEWAY, 100)
+        found = b"".join(workload.disk.read(lba, 8) for lba in lbas)
         guest.unload()
     return found
 
