@@ -150,11 +150,14 @@ def json_lines(
     progress: ShowProgress = True,
 ) -> None:
     """Every record as a line of JSON."""
+    from dissectors.exports.tables import export_json
+
     if target is None:
-        _json_writer(source, display_filter, decode_as, jobs, progress and not sys.stdout.isatty())(sys.stdout)
+        shown = progress and not sys.stdout.isatty()
+        _writer(export_json, source, display_filter, decode_as, jobs, progress=shown)(sys.stdout)
         return
     check_output(target, Path(source))
-    write = _json_writer(source, display_filter, decode_as, jobs, progress)
+    write = _writer(export_json, source, display_filter, decode_as, jobs, progress=progress)
     with target.open("w", encoding="utf-8") as file:
         write(file)
     if target.is_file():
@@ -162,16 +165,23 @@ def json_lines(
             print(f"{sum(1 for _ in written)} records")
 
 
-def _json_writer(
-    source: str, display_filter: str, decode_as: list[str] | None, jobs: int, progress: bool
+def _writer(
+    lines: Callable[[Iterable[Decoded], TextIO], object],
+    source: str,
+    display_filter: str,
+    decode_as: list[str] | None,
+    jobs: int,
+    *,
+    progress: bool,
 ) -> Callable[[TextIO], object]:
-    """What writes the lines, once the source was looked at: what cannot be read must not cost a file that is there."""
-    from dissectors.exports.tables import export_json
+    """What writes ``lines`` of all records to a file, in as many processes as are wanted.
 
+    The source has been looked at then: one that cannot be read must not cost a file that is there.
+    """
     if not is_file(source):
         items = _items(source, display_filter, decode_as)
         first = next(items, None)
-        return lambda out: export_json(() if first is None else chain((first,), items), out)
+        return lambda out: lines(() if first is None else chain((first,), items), out)
     reading = Reading(
         source, channels(decode_as), wanted=compiled(display_filter), jobs=jobs, progress=progress,
         on_damage=tell_damage,
@@ -179,17 +189,25 @@ def _json_writer(
     next(decode_capture(source), None)  # what is no capture is noticed when it is read
 
     def show(part: Part, out: TextIO) -> None:
-        export_json(reading.items(part), out)
+        lines(reading.items(part), out)
 
     return lambda out: reading.show(show, out)
 
 
 @application.command("parquet")
-def parquet(source: Source, target: Target, display_filter: Wanted = "", decode_as: DecodeAs = None) -> None:
+def parquet(
+    source: Source,
+    target: Target,
+    display_filter: Wanted = "",
+    decode_as: DecodeAs = None,
+    jobs: Jobs = 0,
+    progress: ShowProgress = True,
+) -> None:
     """Every record as a row of Parquet; needs the analysis extra."""
-    from dissectors.exports.tables import export_parquet
+    from dissectors.exports.tables import write_rows, write_table
 
-    begun = _begun(source, target, _items(source, display_filter, decode_as))
+    check_output(target, Path(source))
+    write = _writer(write_rows, source, display_filter, decode_as, jobs, progress=progress)
     with target.open("ab"):  # what cannot be written is said before all is read
         pass
-    print(f"{export_parquet(begun, target)} records")
+    print(f"{write_table(write, target)} records")

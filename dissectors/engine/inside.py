@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dissectors.engine.layers import Inside
 from vmbus.wire import scsi
-from vmbus.wire.offer import HvsockUserDefined, OfferChannel, OfferChannelPre7, OfferFlags, PipeUserDefined
+from vmbus.wire.offer import OfferChannel, OfferChannelPre7, OfferFlags, user_defined_format
 from vmbus.wire.schema import Format
 from vmbus.wire.scsi.sense import DescriptorSense, FixedSense
 from vmbus.wire.vstor import ScsiRequestV1, ScsiResultV1
@@ -13,7 +13,7 @@ _PIPE, _SOCKET = int(OfferFlags.NAMED_PIPE_MODE), int(OfferFlags.TLNPI_PROVIDER)
 
 _USER_DEFINED = Inside(
     on=f"flags & {_PIPE | _SOCKET}",
-    cases={_PIPE: PipeUserDefined, _SOCKET: HvsockUserDefined, _PIPE | _SOCKET: HvsockUserDefined},
+    cases={flags: fmt for flags in (_PIPE, _SOCKET, _PIPE | _SOCKET) if (fmt := user_defined_format(flags))},
 )
 
 _COMMANDS = {code: scsi.cdb_format(bytes([code])) for code in range(256)}

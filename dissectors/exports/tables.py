@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -81,29 +81,37 @@ def _by_name(layers: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def export_parquet(items: Iterable[Decoded], path: Path) -> int:
-    """One row for each record; ``layers`` holds its fields as JSON.  Returns how many rows.
+def write_rows(items: Iterable[Decoded], target: TextIO) -> None:
+    """The rows of records, one JSON object a line."""
+    for item in items:
+        target.write(json.dumps(row_of(item)) + "\n")
 
-    The rows go through a temporary file of JSON lines, which DuckDB reads much faster than it takes single rows from
+
+def export_parquet(items: Iterable[Decoded], path: Path) -> int:
+    """One row for each record; ``layers`` holds its fields as JSON.  Returns how many rows."""
+    return write_table(lambda rows: write_rows(items, rows), path)
+
+
+def write_table(write: Callable[[TextIO], object], path: Path) -> int:
+    """Make a Parquet table of the rows that ``write`` writes, which are those of :func:`write_rows`.
+
+    They go through a temporary file of JSON lines, which DuckDB reads much faster than it takes single rows from
     Python, and without keeping them.
     """
     try:
         import duckdb
     except ImportError:
         raise NeedsDuckDb("Parquet needs DuckDB: pip install 'vmbus[analysis]'") from None
-    count = 0
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl") as rows:
-        for item in items:
-            rows.write(json.dumps(row_of(item)) + "\n")
-            count += 1
-        rows.flush()
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as rows:
+        with Path(rows.name).open("w", encoding="utf-8") as lines:
+            write(lines)
         columns = ", ".join(f"{name}: '{kind}'" for name, kind in PARQUET_COLUMNS.items())
         source = f"read_json({_quoted(rows.name)}, format = 'newline_delimited', columns = {{{columns}}})"
         try:
-            duckdb.connect().execute(f"COPY (FROM {source}) TO {_quoted(path)} (FORMAT PARQUET)")
+            written = duckdb.connect().execute(f"COPY (FROM {source}) TO {_quoted(path)} (FORMAT PARQUET)").fetchone()
         except duckdb.Error as error:
             raise CannotWriteTable(f"cannot write {path}: {str(error).splitlines()[0]}") from error
-    return count
+    return int(written[0]) if written is not None else 0
 
 
 def _quoted(text: object) -> str:

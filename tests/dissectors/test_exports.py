@@ -19,6 +19,7 @@ from dissectors.exports.scrub import scrub
 from dissectors.exports.sockets import export_sockets
 from dissectors.exports.tables import export_json, export_parquet
 from dissectors.testing import GUEST, HOST, Script
+from vmbus.cli import main
 from vmbus.wire import guids, vstor
 from vmbus.wire.capture import NoteKind
 from vmbus.wire.ring import PipeHeader, PipePacketType
@@ -83,6 +84,15 @@ def test_records_become_rows_of_parquet(disk: Script, tmp_path: Path) -> None:
     assert export_parquet(disk.decode(), path) == len(disk.records)
     query = f"SELECT count(*), max(latency_ns) FROM '{path}' WHERE device = 'scsi' AND request IS NOT NULL"
     assert duckdb.connect().execute(query).fetchone() == (6, 2000)
+
+
+def test_several_processes_make_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capture = Path(__file__).parents[2] / "captures" / "network-6.12" / "capture.pcapng"
+    tables = [tmp_path / "one.parquet", tmp_path / "three.parquet"]
+    for table, jobs in zip(tables, "13", strict=True):
+        assert main(["export", "parquet", str(capture), str(table), "-Y", "nvsp || control", "--jobs", jobs]) == 0
+    one, three = (duckdb.connect().execute(f"FROM '{table}'").fetchall() for table in tables)
+    assert one == three and capsys.readouterr().out == f"{len(one)} records\n" * 2
 
 
 def test_no_records_are_an_empty_table(tmp_path: Path) -> None:
