@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from dissectors.engine import Decoded
 from dissectors.engine.dialect import COMPLETION
+from dissectors.engine.pairing import MAX_PENDING
 from dissectors.rules.rule import Memory, Severity, rule
 from dissectors.rules.watch import GUEST, SECOND, STUCK, Watch
 
@@ -76,6 +77,8 @@ def never_completed(item: Decoded, watch: Watch, memory: Memory) -> Iterator[str
     if item.lost:
         memory.clear()
     if watch.is_packet and item.wants_completion and not item.is_snapshot:
+        if len(memory) >= MAX_PENDING:  # as a session does: of a broken peer's requests there is no end
+            del memory[next(iter(memory))]
         memory[id(item)] = item
     elif watch.is_packet and item.request is not None:
         memory.pop(id(item.request), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dissectors.engine import Session
-from dissectors.rules import RULES, Finding, check_all
+from dissectors.rules import RULES, Checker, Finding, check_all
 from dissectors.rules.faults import FAULTS, disk_on
 from dissectors.testing import GUEST, HOST, RING_SIZE, Script
 from vmbus.wire import control as c
@@ -84,6 +84,20 @@ def test_many_findings_of_one_kind_are_counted_and_not_all_told(script: Script) 
     for transaction in range(100, 150):
         script.completion(HOST, 3, bytes(64), transaction=transaction)
     assert len(findings(script)) == 10
+
+
+def test_requests_without_end_are_not_all_kept(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dissectors.rules.rings.MAX_PENDING", 50)
+    disk_on(script)
+    for transaction in range(1000):
+        script.packet(GUEST, 3, bytes(64), transaction=transaction, wants_completion=True)
+    script.wait(6)
+    script.note("later")
+    session = Session()
+    checker = Checker(session, [RULES["EX-04"]])
+    for time_ns, data in script.records:
+        checker.feed(session.feed_bytes(data, time_ns))
+    assert len(checker.finish()) == 10 and checker.repeats["EX-04", "3 scsi"] == 50
 
 
 def test_rings_of_the_script_wrap_like_real_ones(script: Script) -> None:
