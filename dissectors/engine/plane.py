@@ -146,6 +146,8 @@ class ControlState:
             case c.RelIdReleased():
                 life.released = item.number
                 self._happened(life, item, "released")
+                for gpadl_id in life.gpadls:  # Linux does not tear down those of a channel that was rescinded
+                    self.gpadls.pop(gpadl_id, None)
                 self._is_over(life)
                 self.channels.pop(channel_id, None)
             case c.GpadlCreated():

@@ -51,6 +51,9 @@ def teardown_of_nothing(item: Decoded, watch: Watch, memory: Memory) -> Iterator
         if watch.saw_start and body.gpadl_id not in memory:
             yield f"GPADL {body.gpadl_id:#x} of {watch.name(item)} is torn down, and there is none of that id"
         memory.pop(body.gpadl_id, None)
+    elif isinstance(body, c.RelIdReleased):
+        for gpadl_id in item.channel.gpadls if item.channel else ():
+            memory.pop(gpadl_id, None)
     elif watch.message in (MessageType.UNLOAD_COMPLETE, MessageType.INITIATE_CONTACT):
         memory.clear()
 

@@ -139,6 +139,17 @@ def test_a_channel_seen_before_its_offer_has_one_life_only(script: Script) -> No
     assert [(life.channel_id, life.name) for life in session.lives] == [(4, "unknown"), (3, "scsi")]
 
 
+def test_what_a_channel_had_goes_with_it(script: Script) -> None:
+    script.offer(3, guids.SCSI)
+    gpadl_id = script.open(3)
+    script.rescind(3)
+    script.release(3)
+    session = Session()
+    script.decode(session)
+    (life,) = session.lives
+    assert list(life.gpadls) == [gpadl_id] and not session.plane.gpadls
+
+
 def test_a_session_that_keeps_nothing_knows_the_channels_that_are_there(script: Script) -> None:
     session = Session(keeps_past_lives=False)
     for channel in range(3, 50):
