@@ -117,16 +117,15 @@ class Loop:
         """Run ``callback`` in this loop after the current one; only from the loop's own thread."""
         self._soon.append(callback)
 
-    def call_soon_threadsafe(self, callback: Callback) -> None:
-        """Run ``callback`` in this loop; from any thread."""
-        self._soon.append(callback)
-        if threading.get_ident() != self._thread:
-            self._wake_up()
-
-    def _wake_up(self) -> None:
+    def call_soon_threadsafe(self, callback: Callback) -> bool:
+        """Run ``callback`` in this loop; from any thread.  False when the loop is closed, and it never will."""
         with self._closing:
-            if not self._closed:
+            if self._closed:
+                return False
+            self._soon.append(callback)
+            if threading.get_ident() != self._thread:
                 os.eventfd_write(self._wakeup, 1)
+            return True
 
     def call_later(self, seconds: float, callback: Callback) -> Timer:
         """Run ``callback`` once after ``seconds``; only from the loop's own thread."""
@@ -156,7 +155,9 @@ class Loop:
     def stop(self) -> None:
         """Let ``run`` return after the current callback; from any thread."""
         self._stopping = True
-        self._wake_up()
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._wakeup, 1)
 
     def run(self, until: Callable[[], bool] | None = None, *, timeout: float | None = None) -> bool:
         """Serve until ``stop`` is called, ``until`` holds (checked after every round) or ``timeout`` seconds passed.

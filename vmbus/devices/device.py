@@ -148,5 +148,10 @@ class Device(ABC):
         """Live state for ``vmbus ctl inspect``."""
         return {}
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no thread of the device's own is at work; the host waits a moment for that after :meth:`close`."""
+        return True
+
     def close(self) -> None:  # noqa: B027 - most devices hold no files
         """The host stops: release files. Every channel is closed already."""

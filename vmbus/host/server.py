@@ -30,6 +30,9 @@ MAX_WAITING = 16
 """Connections that have not said hello; when one more comes, the first of them is closed."""
 
 
+REST_SECONDS = 1.0
+"""So long a host that ends waits for workers that were away; one that is stuck ends with the process."""
+
 _UNPRINTABLE = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
 """What a guest says is shown on somebody's terminal, which obeys some of these."""
 
@@ -96,10 +99,7 @@ class Host:
         Raises ``DeviceError``, ``AlreadyOffered`` or ``TooManyChannels``; the device is the caller's to close then.
         """
         if any(_ids(other.device) == _ids(device) for other in self.slots):
-            raise DeviceError(
-                f"{device.name}: there is a device with its instance id, {device.instance_id}, already"
-                " (a network card gets another with mac=)"
-            )
+            raise DeviceError(f"{device.name}: there is a device with its instance id, {device.instance_id}, already")
         slot = DeviceSlot(self, device)
         taken = {other.label for other in self.slots}
         numbered = (f"{device.name}{number}" for number in count(2))
@@ -223,10 +223,12 @@ class Host:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        for slot in self.slots:
-            slot.device.close()
+        devices = [slot.device for slot in self.slots]
+        for device in devices:
+            device.close()
         self.slots.clear()
         self.loop.run_once(0.0)
+        self.loop.run(lambda: all(device.is_at_rest for device in devices), timeout=REST_SECONDS)
         self.loop.close()
         if self.servicing is not None:
             self.servicing.close()

@@ -52,4 +52,5 @@ class StorageBench(Closing):
         self.pair.guest.close()
         self.pair.host.close()
         self.controller.close()
+        self.pair.loop.run(lambda: self.controller.is_at_rest, timeout=5.0)
         self.pair.close()

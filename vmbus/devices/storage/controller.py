@@ -93,6 +93,8 @@ class StorageController(Device):
             max_subchannels=max_subchannels, max_transfer=MAX_TRANSFER, create_subchannels=self._create_subchannels
         )
         self._ide: UnitAddress | None = None
+        self._removed: list[MediaUnit] = []
+        """Units that were taken away while workers had something of them."""
         self._channels: list[StorageChannel] = []
         self._is_restored = False
         self._is_retiring = False
@@ -147,6 +149,7 @@ class StorageController(Device):
         self.reroute()
         unit.abort(INVALID_LUN, self.initiator)
         unit.disconnect(self.initiator)
+        self._removed = [one for one in (*self._removed, unit) if not one.is_at_rest]
         self.rescan()
         return unit
 
@@ -339,8 +342,10 @@ class StorageController(Device):
             "channels": {str(one.channel.subchannel_index): one.inspect() for one in self._channels},
         }
 
+    @property
+    def is_at_rest(self) -> bool:
+        return all(unit.is_at_rest for unit in (*self.units.values(), *self._removed))
+
     def close(self) -> None:
         for unit in set(self.units.values()):
             unit.close()
-            if isinstance(unit.runner, Workers):
-                unit.when_idle(unit.runner.close)

@@ -14,6 +14,7 @@ import fcntl
 import os
 import stat
 import struct
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class FileBackend(Backend):
         self.files = (Path(path),)
         self.read_only = read_only
         self.fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+        self._close_file = weakref.finalize(self, os.close, self.fd)
         try:
             mode = os.fstat(self.fd).st_mode
             self._is_device = stat.S_ISBLK(mode)
@@ -56,7 +58,7 @@ class FileBackend(Backend):
             if not self.size:
                 raise BackendError(f"{path} is too small for a disk: it has less than {self.block_size} bytes")
         except BaseException:
-            os.close(self.fd)
+            self._close_file()
             raise
         self.can_discard = not read_only and (self._is_device or self._can_punch())
         self._nowait = self._probe_nowait()
@@ -194,9 +196,8 @@ class FileBackend(Backend):
         }
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self._close_file()
+        self.fd = -1
 
 
 def lock_image(fd: int, path: str, *, shared: bool) -> None:

@@ -247,3 +247,4 @@ class MediaUnit(LogicalUnit):
             self.abort(ABORTED)
             self.let_go(self.backend)
             self.set_medium(None)
+        self.when_idle(lambda: self.runner.close())

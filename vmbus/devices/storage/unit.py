@@ -130,6 +130,11 @@ class LogicalUnit:
         """Requests that wait for workers, or that workers have."""
         return len(self._jobs)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no worker has anything of this unit, or will."""
+        return not len(self._jobs) and not self._jobs.lost
+
     def when_idle(self, action: Callable[[], object]) -> None:
         """Call ``action`` when no worker has anything of this unit, perhaps at once."""
         self._jobs.when_idle(action)

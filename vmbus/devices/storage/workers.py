@@ -24,6 +24,10 @@ class Runner(Protocol):
 
     def submit(self, work: Work, done: Done) -> None: ...
 
+    def close(self) -> None:
+        """No more work comes."""
+        ...
+
 
 class InlineRunner:
     """Runs work on the spot: for tests, and for units that no loop serves."""
@@ -37,13 +41,20 @@ class InlineRunner:
             result = error
         done(result)
 
+    def close(self) -> None:
+        pass
+
 
 class Workers:
     """At most ``limit`` threads, started when there is work for them."""
 
-    def __init__(self, call_in_loop: Callable[[Callable[[], object]], object], limit: int, name: str) -> None:
-        """``call_in_loop`` runs a callback in the unit's thread and may be called from any other."""
+    def __init__(self, call_in_loop: Callable[[Callable[[], object]], bool], limit: int, name: str) -> None:
+        """``call_in_loop`` has a callback run in the unit's thread and may be called from any other; false when that
+        thread runs nothing any more.
+        """
         self._call_in_loop = call_in_loop
+        self._orphaned = threading.Lock()
+        """Held by the worker that acts for the unit's thread, when there is none."""
         self.limit = limit
         self._name = name
         self._queue: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
@@ -68,10 +79,11 @@ class Workers:
             if self._closed:
                 return
             self._idle.release()
-            try:
-                self._call_in_loop(lambda done=done, result=result: done(result))  # type: ignore[misc]
-            except OSError:
-                return  # the loop was closed while this worker was away
+            if not self._call_in_loop(lambda done=done, result=result: done(result)):  # type: ignore[misc]
+                with (
+                    self._orphaned
+                ):  # a host that is closed waits for no worker: what is left to release is released here
+                    done(result)
 
     def close(self) -> None:
         """Let the threads go; what they are doing ends unseen."""
