@@ -37,6 +37,7 @@ from vmbus.cli import main
         ["guest", "run", "unix:/tmp/x", "--python", "-c", "report"],
         ["guest", "run", "unix:/tmp/x", "--processors", "2"],
         ["guest", "run", "--root", "/etc/passwd", "-c", "report"],
+        ["guest", "run", "unix:/tmp/x", "--append", "root=/dev/sda", "-c", "report"],
         ["guest", "run", "unix:/tmp/x", "--initramfs", "/tmp", "-c", "report"],
         ["host", "unix:/tmp/x", "-w", "/tmp/x.pcapng", "--keep", "2"],
         ["host", "unix:/tmp/x", "--flight", "1", "--flight-file", "/nonexistent/x"],

@@ -117,8 +117,9 @@ def run(
         raise typer.Exit(program.run(host, seconds=seconds, pause=pause, processors=processors))
     if processors > 1 or pause:
         raise typer.BadParameter("--processors and --pause are about the guest of --python")
-    if root is not None and (command or script or initramfs):
-        raise typer.BadParameter("--root boots the image's own system: no --command, --script or --initramfs")
+    device = _root_device(append or [], root)
+    if device is not None and (command or script or initramfs):
+        raise typer.BadParameter("a root device has its own init: no --command, --script or --initramfs")
     if initramfs is not None and (command or script):
         raise typer.BadParameter("--initramfs runs the folder's own /init: no --command or --script")
     if parse_size(memory) < LEAST_MEMORY:
@@ -127,7 +128,7 @@ def run(
         check_output(console, Path(kernel), *(file for file in (script, root) if file is not None))
     variant = Variant.DEBUG if debug else Variant.GDB if gdb else Variant.PLAIN
     commands = _commands(script, command)
-    is_shell = commands is None and initramfs is None and root is None and not gdb
+    is_shell = commands is None and initramfs is None and device is None and not gdb
     piped = _standard_input() if is_shell and not _has_terminal() else None
     binary = _kernel(kernel, variant, None)
     with _host_for(root) if root is not None else contextlib.nullcontext(host) as address:
@@ -139,12 +140,18 @@ def run(
             script=commands,
             shell_input=piped,
             initramfs=initramfs,
-            root="/dev/sda" if root is not None else None,
+            root=device,
             reconnect=reconnect,
             has_input=gdb or (commands is None and _has_terminal()),
         )
         status = run_under_gdb(options) if gdb else _run(options, console, timeout)
     raise typer.Exit(status)
+
+
+def _root_device(append: list[str], image: Path | None) -> str | None:
+    """The guest's root, if it is to boot from a disk: what the kernel is told, or the disk of ``image``."""
+    named = [text.removeprefix("root=") for text in append if text.startswith("root=")]
+    return named[-1] if named else None if image is None else "/dev/sda"
 
 
 def _has_terminal() -> bool:
