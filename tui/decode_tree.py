@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import wrap
 from typing import ClassVar
 from uuid import UUID
 
@@ -15,12 +16,15 @@ from textual.widgets.tree import TreeNode
 from dissectors.engine.decoded import Decoded
 from dissectors.engine.names import field_name, module_name, snake
 from dissectors.rules.checker import Finding
+from tui.theme import DARK, LIGHT
 from vmbus.wire.capture import RecordHeader
 from vmbus.wire.enums import OpenEnum, OpenFlags
 from vmbus.wire.ring import PacketDescriptor
 from vmbus.wire.schema import Format
 from vmbus.wire.tree import Node, show
 
+_MARGIN = 2
+_LEAST_WIDTH = 20
 _OPEN_DEPTH = 3
 """Layers, their fields and what is directly in those are open unless the user folded them, or there are many."""
 
@@ -60,10 +64,10 @@ class DecodeTree(Tree[Node]):
         if item is None:
             return
         for finding in findings:
-            self.root.add_leaf(Text(f"! {finding}", "bold red"))
-            self.root.add_leaf(Text(f"  {finding.look_at}", "red"))
+            self._add_lines(f"! {finding}", f"bold {self._wrong}")
+            self._add_lines(f"  {finding.look_at}", self._wrong)
         for note in item.notes:
-            self.root.add_leaf(Text(f"! {note}", "bold red"))
+            self._add_lines(f"! {note}", f"bold {self._wrong}")
         self.record = item.tree
         has_more = any(not _is_head(child) for child in self.record.children)
         for child in self.record.children:
@@ -71,8 +75,18 @@ class DecodeTree(Tree[Node]):
         self.root.expand()
         self.cursor_line = min(at, self.last_line)
 
+    @property
+    def _wrong(self) -> str:
+        """The colour of what is wrong, on this ground."""
+        return (DARK if self.app.current_theme.dark else LIGHT).problem
+
+    def _add_lines(self, text: str, style: str) -> None:
+        """A sentence in as many lines as it takes."""
+        for line in wrap(text, max(self.size.width - _MARGIN, _LEAST_WIDTH), subsequent_indent="  "):
+            self.root.add_leaf(Text(line, style))
+
     def _add(self, parent: TreeNode[Node], node: Node, depth: int, *, heads_are_open: bool = False) -> None:
-        label = layer_label(node) if depth == 0 else field_label(node)
+        label = layer_label(node) if depth == 0 else field_label(node, self._wrong)
         if not node.children:
             parent.add_leaf(label, data=node)
             return
@@ -153,14 +167,14 @@ def layer_label(node: Node) -> Text:
     return Text(protocol, "bold").append(f": {short}").append(size, "dim not bold")
 
 
-def field_label(node: Node) -> Text:
-    """``name: value``, and what is wrong with it."""
+def field_label(node: Node, wrong: str) -> Text:
+    """``name: value``, and what is wrong with it in the colour ``wrong``."""
     text = Text(node.name)
     value = show(node.value, node.field)
     if value:
         text.append(": ", "dim").append(value, "bold" if isinstance(node.value, (OpenEnum, OpenFlags)) else "")
     if node.problem:
-        text.append(f"  ! {node.problem}", "bold red")
+        text.append(f"  ! {node.problem}", f"bold {wrong}")
     return text
 
 
