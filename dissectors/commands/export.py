@@ -19,6 +19,7 @@ from dissectors.commands.options import (
     channels,
     compiled,
     tell_damage,
+    writing,
 )
 from dissectors.engine import Decoded
 from dissectors.engine.parts import Part
@@ -80,7 +81,7 @@ def ethernet(
 
     items = _items(source, display_filter, decode_as, of="kind == external && protocol == nvsp", progress=progress)
     begun = _begun(source, target, items)
-    with target.open("wb") as file:
+    with writing(target), target.open("wb") as file:
         frames = export_frames(begun, file)
     if not frames:
         raise NothingToExport("no frame of a network card was recorded")
@@ -105,7 +106,7 @@ def disk(
 
     items = _items(source, display_filter, decode_as, of="kind == external && protocol == vstor", progress=progress)
     begun = _begun(source, target, items)
-    with target.open("wb") as file:
+    with writing(target), target.open("wb") as file:
         found = export_disk(begun, file, channel=channel, lun=lun, block_size=block_size)
     if not found.requests:
         controller = "the first controller" if channel is None else f"the controller of channel {channel}"
@@ -158,7 +159,7 @@ def json_lines(
         return
     check_output(target, Path(source))
     write = _writer(export_json, source, display_filter, decode_as, jobs, progress=progress)
-    with target.open("w", encoding="utf-8") as file:
+    with writing(target), target.open("w", encoding="utf-8") as file:
         write(file)
     if target.is_file():
         with target.open("rb") as written:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,6 +36,23 @@ Jobs = Annotated[
 ShowProgress = Annotated[
     bool, typer.Option("--progress/--no-progress", help="A progress bar on stderr, if that is a terminal.")
 ]
+
+
+class CannotWrite(VmbusError):
+    """What a command makes cannot be written."""
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Errors of the system that name no file, as a full disk's do not, are about ``target``."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever reads the target has enough of it
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise CannotWrite(f"cannot write {target}: {error.strerror or error}") from error
 
 
 def tell_damage(damage: Damage) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dissectors.commands.options import DecodeAs, channels, tell_damage
+from dissectors.commands.options import DecodeAs, channels, tell_damage, writing
 from dissectors.engine import Session
 from dissectors.exports.scrub import scrub
 from vmbus.cli.files import check_output
@@ -20,4 +20,6 @@ def command(
 ) -> None:
     """Copy a capture with its payloads blanked, to be shared."""
     check_output(target, source)
-    print(f"{scrub(source, target, Session(channels(decode_as)), tell_damage)} bytes blanked")
+    with writing(target):
+        blanked = scrub(source, target, Session(channels(decode_as)), tell_damage)
+    print(f"{blanked} bytes blanked")

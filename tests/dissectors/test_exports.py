@@ -86,6 +86,14 @@ def test_records_become_rows_of_parquet(disk: Script, tmp_path: Path) -> None:
     assert duckdb.connect().execute(query).fetchone() == (6, 2000)
 
 
+@pytest.mark.parametrize("words", [["export", "ethernet"], ["export", "json"], ["scrub"]])
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(
+    words: list[str], card: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, str(card.write(tmp_path / "card.pcapng")), "/dev/full"]) == 1
+    assert capsys.readouterr().err == "vmbus: cannot write /dev/full: No space left on device\n"
+
+
 def test_several_processes_make_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capture = Path(__file__).parents[2] / "captures" / "network-6.12" / "capture.pcapng"
     tables = [tmp_path / "one.parquet", tmp_path / "three.parquet"]
