@@ -30,7 +30,7 @@ from vmbus.wire.schema import Field, Format, Kind
 from vmbus.wire.tree import Node
 
 _CONTROL = bytes(code for code in range(32) if code not in b"\t\n\r")
-
+_NO_CHARACTERS = {0xFFFE: None, 0xFFFF: None}
 
 LABEL_SIZE = 239
 """Bytes of a label at most."""
@@ -137,8 +137,9 @@ def tshark_fields(capture: str | Path, script: str | None = None) -> Iterator[li
             try:
                 parser: Any = ElementTree.XMLPullParser(["end"])
                 for line in process.stdout:
-                    # tshark passes on the control characters of text fields, which XML does not allow.
-                    parser.feed(line.translate(None, _CONTROL).decode("utf-8", "replace"))
+                    # tshark passes on what text fields hold, also what XML does not allow.
+                    text = line.translate(None, _CONTROL).decode("utf-8", "replace")
+                    parser.feed(text.translate(_NO_CHARACTERS))
                     for _, element in parser.read_events():
                         if element.tag == "packet":
                             yield list(_of_packet(element))
