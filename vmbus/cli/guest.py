@@ -23,6 +23,7 @@ from vmbus.linux.build import Progress, Variant, build_kernel
 from vmbus.linux.errors import GuestNotStarted
 from vmbus.linux.launch import ExitStatus, GuestOptions, GuestStillRunning, LinuxGuest, run_under_gdb
 from vmbus.linux.source import DEFAULT_VERSION
+from vmbus.transport import parse_address
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +34,9 @@ app = typer.Typer(
 
 LEAST_MEMORY = 48 << 20
 """With less, the kernel runs out of it while it boots."""
+
+HOST_SECONDS = 2.0
+"""So long a guest waits for the socket of a host that is still starting."""
 
 TIMED_OUT = 124
 """The exit status of a run that ``--timeout`` ended, as of timeout(1)."""
@@ -113,6 +117,7 @@ def run(
             raise typer.BadParameter("--python takes --timeout, --processors and --pause; the others are Linux's")
         from vmbus.guest import program
 
+        _await_host(host)
         seconds = float("inf") if timeout is None else timeout
         raise typer.Exit(program.run(host, seconds=seconds, pause=pause, processors=processors))
     if processors > 1 or pause:
@@ -131,6 +136,8 @@ def run(
     is_shell = commands is None and initramfs is None and device is None and not gdb
     piped = _standard_input() if is_shell and not _has_terminal() else None
     binary = _kernel(kernel, variant, None)
+    if host:
+        _await_host(host)
     with _host_for(root) if root is not None else contextlib.nullcontext(host) as address:
         options = GuestOptions(
             address,
@@ -146,6 +153,14 @@ def run(
         )
         status = run_under_gdb(options) if gdb else _run(options, console, timeout)
     raise typer.Exit(status)
+
+
+def _await_host(text: str) -> None:
+    """A host that was started just before has a moment to listen. If none does, whoever connects says so."""
+    address = parse_address(text)
+    deadline = time.monotonic() + HOST_SECONDS
+    while address.scheme == "unix" and not address.path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _root_device(append: list[str], image: Path | None) -> str | None:
