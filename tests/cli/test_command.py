@@ -22,6 +22,8 @@ from vmbus.cli import main
         ["host"],
         ["host", "bogus:/tmp/x"],
         ["host", "unix:/tmp/x", "--nic", "bogus"],
+        ["host", "unix:/tmp/x", "--nic", "tap:"],
+        ["host", "unix:/tmp/x", "--nic", "embedded:net=bogus"],
         ["host", "unix:/tmp/x", "--scsi", "bogus:x"],
         ["host", "unix:/tmp/x", "--scsi", "memory:1M,lun=x"],
         ["host", "unix:/tmp/x", "--device", "bogus"],

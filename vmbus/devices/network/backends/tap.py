@@ -25,6 +25,7 @@ from typing import Final
 
 from vmbus.devices.device import DeviceError
 from vmbus.devices.network.backend import Backend, Buffer, Deliver, GuestFrame, Offload
+from vmbus.devices.network.options import BadNicOption
 from vmbus.devices.network.segmentation import completed_headers, transport_offset
 from vmbus.loop import Loop
 from vmbus.state_format import State
@@ -195,5 +196,5 @@ def _bring_up(name: str) -> int:
 def backend_from(params: str) -> Backend:
     """``NAME``"""
     if not _NAME.fullmatch(params):
-        raise DeviceError(f"tap:{params} is not tap:NAME, with the name of an interface of up to 15 characters")
+        raise BadNicOption(f"tap:{params} is not tap:NAME, with the name of an interface of up to 15 characters")
     return TapNetwork(params)
