@@ -143,6 +143,16 @@ def test_records_of_another_link_type_version_or_kind_say_so() -> None:
     assert found[2].body == b"what is this"
 
 
+def test_a_sound_record_between_damaged_ones_is_shown() -> None:
+    sound = encode.note(1, NoteKind.TEXT, "sound")
+    damaged = bytearray(sound)
+    damaged[4], damaged[-4] = 0x77, 0x33
+    start = blocks.section_header() + blocks.interface_description("vmbus")
+    found, damage = read(start + (bytes(damaged) + sound) * 20 + bytes(damaged))
+    assert [record.body for record in found] == [b"sound"] * 20
+    assert [item.skipped for item in damage] == [len(sound)] * 21
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

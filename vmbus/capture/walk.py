@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from vmbus.capture.blocks import BYTE_ORDER_MAGIC, SECTION_HEADER
+from vmbus.capture.blocks import BYTE_ORDER_MAGIC, ENHANCED_PACKET, SECTION_HEADER
 from vmbus.errors import VmbusError
 from vmbus.loop import is_readable
 
@@ -192,16 +192,19 @@ class BlockWalker:
 
     def _length_by_second(self, at: int) -> int:
         """The length that a block's second length gives it, where a block follows; 0 if there is none."""
+        import numpy as np  # takes a while to load, and is wanted for damaged captures only
+
         self._has(MAX_RECOVERED, at)
         count = min(MAX_RECOVERED, len(self._buffer) - at) // 4
-        words = struct.unpack_from(f"{self._order.format[0]}{count}I", self._buffer, at)
-        for length, word in zip(range(12, MAX_RECOVERED + 1, 4), words[2:], strict=False):
-            if word == length and self._starts_block(at + length):
+        words = np.frombuffer(bytes(self._buffer[at : at + 4 * count]), f"{self._order.format[0]}u4")
+        for place in np.flatnonzero(words == np.arange(4, 4 * count + 4, 4)).tolist():
+            length = 4 * place + 4
+            if length >= 12 and self._starts_block(at + length):
                 return length
         return 0
 
     def _is_sound(self, at: int) -> bool:
-        """Whether a block of a known type, with two equal lengths and something sensible behind it, is at a place."""
+        """Whether a block of a known type, with two equal lengths and something sensible in or behind it, is there."""
         if not self._has(12, at) or self._word(at) not in KNOWN_TYPES:
             return False
         length = self._stated_length(at)
@@ -209,8 +212,12 @@ class BlockWalker:
             length > 0
             and self._has(length, at)
             and self._word(at + length - 4) == length
-            and self._starts_block(at + length)
+            and (self._starts_block(at + length) or self._holds_a_packet(at, length))
         )
+
+    def _holds_a_packet(self, at: int, length: int) -> bool:
+        """Whether a block has room for the packet that it says it holds: then what is behind it may be damaged."""
+        return self._word(at) == ENHANCED_PACKET and 32 <= length and self._word(at + 20) <= length - 32
 
     def _starts_block(self, at: int) -> bool:
         """Whether what is at a place looks like the beginning of a block, or is the end of the capture."""
