@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import typer
 
 from vmbus.cli import application
+from vmbus.linux.source import DEFAULT_VERSION
+from vmbus.testing.linux import kernel_or_skip
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -152,6 +155,25 @@ def test_the_examples_run_one_after_the_other(page: str, tmp_path: Path) -> None
     }
     for text in expected[page]:
         assert text in done.stdout
+
+
+@pytest.mark.linux
+def test_what_the_readme_does_first_is_what_happens(tmp_path: Path) -> None:
+    """The blocks of the first three things, pasted as they stand, without what needs a terminal or a kernel tree."""
+    kernel_or_skip(DEFAULT_VERSION)
+    lines = "\n".join(blocks("README.md")[1:4]).replace("/tmp/", f"{tmp_path}/").splitlines()
+    pasted = [line.partition("  #")[0] for line in lines if not re.match("vmbus tui|.*(--kernel|tshark)", line)]
+    assert sum(line.startswith("vmbus ") for line in pasted) == 7
+    guest = next(index for index, line in enumerate(pasted) if line.startswith("vmbus guest run"))
+    pasted[guest] += " <<< 'ifconfig eth0 10.7.0.2 up; ping -c 1 10.7.0.1'"
+    done = subprocess.run(
+        ["bash", "-e", "-c", "\n".join(["trap 'kill %1' EXIT", *pasted])],
+        cwd=tmp_path, env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    for shown in ("64 bytes from 10.7.0.1", "EXECUTE_SRB 0:0:0 INQUIRY", "records, nothing found", "guests_served: 1"):
+        assert shown in done.stdout
 
 
 def test_the_packages_extras_are_explained() -> None:
