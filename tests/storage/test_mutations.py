@@ -181,6 +181,7 @@ def record_session(bench: StorageBench) -> list[Packet]:
         other = b"\xff" * 512
         for byte_check, sent in (1, other), (1, b""), (2, other):
             run(_DISK, bytes((Opcode.VERIFY_10, byte_check << 1, 0, 0, 0, 0, 0, 0, 1, 0)), sent)
+        run(_POOR, bytes((Opcode.WRITE_SAME_16, 0x08)).ljust(13, b"\0") + b"\1\0\0", bytes(512))  # with UNMAP
         run(_DISK, bytes((Opcode.COMPARE_AND_WRITE,)).ljust(13, b"\0") + b"\1\0\0", other + other)
         for _ in range(3):
             run(_DVD, PreventAllow(opcode=Opcode.PREVENT_ALLOW, prevent=1).build(), b"")
