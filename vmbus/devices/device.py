@@ -144,6 +144,9 @@ class Device(ABC):
     def restore(self, state: State) -> None:  # noqa: B027 - most devices have no state
         """Take up a state that :meth:`save` gave, before any channel of it is opened again."""
 
+    def forget_guest(self) -> None:  # noqa: B027 - most devices keep nothing of a guest
+        """After :meth:`restore`: the guest has lost the device's channels, and will open new ones from the start."""
+
     def inspect(self) -> State:
         """Live state for ``vmbus ctl inspect``."""
         return {}

@@ -111,6 +111,8 @@ class ResumablePartition(PartitionChannels):
                 continue
             slot.is_offered, slot.subchannels = device["offered"], device["subchannels"]
             slot.device.restore(upgraded_device(device, slot.device.state_format))
+            if slot.device.instance_id not in in_use:
+                slot.device.forget_guest()
             if not slot.is_offered and slot.device.instance_id in in_use:
                 # It was about to be taken back, and the guest does not know yet: it goes as soon as nothing is owed.
                 slot.is_offered = True

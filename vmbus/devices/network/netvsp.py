@@ -162,6 +162,9 @@ class NetworkProvider(Device):
         self.card.link_up = state["link_up"]
         self._saved = state.get("session")
 
+    def forget_guest(self) -> None:
+        self._saved = None
+
     def _resume(self, session: Session, channel: Channel, saved: State) -> None:
         """Go on where another host process stopped: the guest notices nothing."""
         card = self.card
