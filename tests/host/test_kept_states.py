@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from vmbus.host.servicing import Servicing
 from vmbus.host.state_document import DOCUMENT
 from vmbus.loop import LoopThread
 from vmbus.memory import GuestMemory
+from vmbus.testing.waiting import until
 from vmbus.transport.client import HostConnection, new_interrupts
 
 STATES = sorted((Path(__file__).parent / "states").glob("*.json"))
@@ -86,9 +86,7 @@ def test_a_request_that_an_older_version_owed_is_answered_once(taken_up: TakenUp
     owed, partition, servicing = taken_up.kept["owed"], taken_up.host.partition, taken_up.host.servicing
     assert partition is not None and servicing is not None and servicing.journal is not None
     journal, channel = servicing.journal, partition.channels[owed["channel_id"]]
-    deadline = time.monotonic() + 10
-    while not channel.counters.packets_out and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert until(lambda: channel.counters.packets_out)
     assert taken_up.memory.read(owed["address"], 512) == BLOCK
     assert taken_up.in_host(lambda: channel.counters.packets_out) == 1
     assert taken_up.in_host(lambda: journal.debts[owed["channel_id"]].owed) == {}

@@ -16,6 +16,7 @@ from vmbus.drivers.promise import Promise
 from vmbus.errors import VmbusError
 from vmbus.ring import RingPacket
 from vmbus.testing.partitions import PartitionPair
+from vmbus.testing.waiting import until
 from vmbus.transport.client import HostGone, HostRefused
 from vmbus.wire.control_values import ALL_VERSIONS, Version
 
@@ -74,6 +75,18 @@ def test_a_rescinded_device_is_detached_and_attached_again_when_it_is_offered_ag
         assert pair.guest.loop.run(lambda: bool(pair.guest.drivers), timeout=5)
         answer = driver_of(pair).ask(b"again!!!", 1)
         assert pair.guest.bus.wait(answer) == b"again!!!"
+
+
+def test_a_device_is_offered_again_when_the_guest_has_let_go_of_its_old_channel_and_not_before() -> None:
+    with PartitionPair([Echo()], [EchoDriver]) as pair:
+        driver = driver_of(pair)
+        slot = pair.host.slots[0]
+        pair.in_host(slot.rescind)
+        assert until(lambda: not pair.in_host(lambda: slot.channel_ids))
+        pair.in_host(slot.reoffer)
+        assert pair.in_host(lambda: (len(slot.channels), slot.channel_ids)) == (1, {})
+        assert pair.guest.loop.run(lambda: driver.detached and bool(pair.guest.drivers), timeout=5)
+        assert pair.guest.bus.wait(driver_of(pair).ask(b"again!!!", 1)) == b"again!!!"
 
 
 def test_unload_ends_in_good_order() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from vmbus.devices.catalog import make_devices
 from vmbus.testing.servicing import FourChannels, Restarts
+from vmbus.testing.waiting import until
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
@@ -47,6 +48,23 @@ def test_a_device_that_was_taken_back_stays_away_until_it_is_offered_again(
     assert disk.read(0, 1) == bytes(512) and len(bus.guest.drivers) == 2
     bus.in_host(bus.host.slots[2].reoffer)
     assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 3, timeout=10)
+    assert bus.card().ping("10.7.0.1") < 5
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+def test_a_card_whose_old_channel_the_guest_has_not_closed_yet_begins_anew(
+    restarts: Callable[..., Restarts], kill: bool
+) -> None:
+    bus = restarts()
+    before = bus.card().driver
+    slot = bus.host.slots[2]
+    bus.in_host(slot.rescind)
+    assert until(lambda: not bus.in_host(lambda: slot.channel_ids))
+    bus.end(kill=kill)
+    bus.start()
+    bus.in_host(bus.host.slots[2].reoffer)
+    drivers = bus.guest.drivers
+    assert bus.guest.loop.run(lambda: before not in drivers and len(drivers) == 3, timeout=10)
     assert bus.card().ping("10.7.0.1") < 5
 
 

@@ -105,8 +105,12 @@ class PartitionChannels:
     # Offers
 
     def offer(self, slot: DeviceSlot) -> None:
-        """Offer a device, and such of its subchannels as are not offered yet."""
-        if self.memory is None or not slot.is_offered:
+        """Offer a device, and such of its subchannels as are not offered yet.
+
+        A device that was taken back is offered when the guest has let go of its last channel, and not before: Linux
+        may take up the new one while it still closes the old one, and a device has one conversation at a time.
+        """
+        if self.memory is None or not slot.is_offered or self._is_leaving(slot):
             return
         device = slot.device
         for index in range(slot.subchannels + 1):
@@ -118,6 +122,13 @@ class PartitionChannels:
             slot.channel_ids[index] = channel_id
             self._slots[channel_id] = (slot, index)
         self.react(())
+
+    def _is_leaving(self, slot: DeviceSlot) -> bool:
+        """Whether the guest still has the primary channel of an offer that was taken back."""
+        return any(
+            of is slot and index == 0 and slot.channel_ids.get(0) != channel_id
+            for channel_id, (of, index) in self._slots.items()
+        )
 
     def rescind(self, slot: DeviceSlot) -> None:
         """Take a device's offers back, subchannels first.
@@ -313,7 +324,9 @@ class PartitionChannels:
         self._teardowns_due = {due for due in self._teardowns_due if due[0] != event.channel_id}
         self.gpadls.pop(event.channel_id, None)
         if event.gone:
-            self._slots.pop(event.channel_id, None)
+            slot, _ = self._slots.pop(event.channel_id, (None, 0))
+            if slot is not None:
+                self.offer(slot)
 
     def _modify_requested(self, event: events.ModifyChannelRequested) -> None:
         channel = self.channels.get(event.channel_id)
