@@ -97,11 +97,6 @@ class GpaRange(NamedTuple):
         return _RANGE_HEAD.pack(self.byte_count, self.byte_offset) + Struct(f"<{len(self.pfns)}Q").pack(*self.pfns)
 
 
-def pages_spanned(byte_offset: int, byte_count: int) -> int:
-    """Return how many pages ``byte_count`` bytes from ``byte_offset`` in the first page on touch."""
-    return (byte_offset + byte_count + PAGE_SIZE - 1) >> PAGE_SHIFT
-
-
 def parse_ranges(data: bytes, count: int, offset: int = 0) -> tuple[list[GpaRange], int]:
     """Read ``count`` ranges from ``data[offset:]``; return them and where they end.
 
@@ -218,13 +213,3 @@ class GpadlAssembler:
     def finish(self, memory: GuestMemory) -> Gpadl:
         """Return the GPADL, with every page checked against the guest's memory."""
         return Gpadl(self.gpadl_id, self.ranges(), memory)
-
-
-def split_for_messages(content: bytes, header_room: int, body_room: int) -> list[bytes]:
-    """Cut the bytes of a GPADL's ranges into the piece for the header message and the pieces for the bodies.
-
-    The rooms are in bytes and multiples of 8: what a message can carry beside its own fields.
-    """
-    pieces = [content[:header_room]]
-    pieces += [content[start : start + body_room] for start in range(header_room, len(content), body_room)]
-    return pieces

@@ -30,7 +30,6 @@ class Step(Enum):
     DISCONNECT = "the connection ends"
     RESET = "the virtual machine is reset"
 
-    ANNOUNCE = "the guest begins to describe memory"
     COMPLETE = "the guest has described all of it"
     CREATED = "the host accepts the memory"
     REFUSED = "the host does not want the memory"
