@@ -80,9 +80,8 @@ class Workers:
                 return
             self._idle.release()
             if not self._call_in_loop(lambda done=done, result=result: done(result)):  # type: ignore[misc]
-                with (
-                    self._orphaned
-                ):  # a host that is closed waits for no worker: what is left to release is released here
+                # A host that is closed waits for no worker: what is left to release is released here.
+                with self._orphaned:
                     done(result)
 
     def close(self) -> None:
