@@ -20,6 +20,7 @@ import pytest
 from vmbus.capture.reader import Record, read_records
 from vmbus.capture.recorder import Recorder, RecordingFailed, RecordingPlan
 from vmbus.tap import Direction, NoteKind
+from vmbus.testing.waiting import until
 from vmbus.wire.capture import PacketRecord, RecordKind
 from vmbus.wire.control_values import MessageType
 from vmbus.wire.offer import OfferChannel
@@ -48,13 +49,6 @@ def records(path: Path) -> list[Record]:
 
 def message_types(found: list[Record]) -> list[int]:
     return [record.body[0] for record in found if record.kind is RecordKind.MESSAGE]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def test_a_file_that_another_recording_writes_stays_that_ones(tmp_path: Path) -> None:
@@ -127,7 +121,7 @@ def test_what_was_recorded_survives_the_killed_host(tmp_path: Path) -> None:
     def is_complete() -> bool:
         return path.exists() and sum(1 for _ in read_records(path)) == 20000
 
-    wait_until(is_complete)
+    assert until(is_complete)
 
 
 def test_full_queue_drops_counts_and_says_so(tmp_path: Path, in_band: Callable[[int], object]) -> None:
@@ -140,7 +134,7 @@ def test_full_queue_drops_counts_and_says_so(tmp_path: Path, in_band: Callable[[
             sent += 1
         recorder.tap.note(NoteKind.TEXT, "not even this")
         os.kill(recorder._process.pid, signal.SIGCONT)
-        wait_until(lambda: recorder.counters()["written_bytes"] > 0)
+        assert until(lambda: recorder.counters()["written_bytes"] > 0)
         time.sleep(0.1)
         recorder.tap.note(NoteKind.TEXT, "goes on")
     found = records(path)
@@ -159,7 +153,7 @@ def test_each_rotated_file_decodes_by_itself(tmp_path: Path, conversation: Talk)
         conversation["open"](recorder.tap)
         for _ in range(12):
             conversation["exchange"](recorder.tap, 7, 8)
-            wait_until(lambda: recorder.counters()["written_bytes"] > 0)
+            assert until(lambda: recorder.counters()["written_bytes"] > 0)
             time.sleep(0.03)
     files = sorted(tmp_path.glob("turn_*.pcapng"))
     assert len(files) == 3
@@ -175,7 +169,7 @@ def test_a_rotated_file_says_nothing_of_what_is_over(tmp_path: Path, conversatio
     with Recorder(plan) as recorder:
         for step in ("hello", "open", "exchange", "close"):
             conversation[step](recorder.tap)
-        wait_until(lambda: len(list(tmp_path.glob("turn_*"))) >= 2)
+        assert until(lambda: len(list(tmp_path.glob("turn_*"))) >= 2)
     found = records(max(tmp_path.glob("turn_*")))
     assert message_types(found) == [14, 15, 1, 8, 10]  # the GPADL is still there, the channel is not open
 
@@ -212,29 +206,39 @@ def test_a_host_that_is_already_connected_tells_its_state(
     assert found[1].interface.name == f"scsi {SCSI}"
 
 
-def attach(path: Path) -> list[Record]:
-    return list(read_records(f"unix:{path}"))
+class Attacher:
+    """Reads a stream, in a thread of its own, until its end."""
+
+    def __init__(self, path: Path) -> None:
+        self.records: list[Record] = []
+        self._thread = threading.Thread(target=self._read, args=[f"unix:{path}"])
+        self._thread.start()
+
+    def _read(self, stream: str) -> None:
+        for record in read_records(stream):
+            self.records.append(record)
+
+    def join(self) -> list[Record]:
+        """All that came."""
+        self._thread.join(10)
+        return self.records
 
 
 def test_two_attachers_each_get_a_capture_that_decodes_by_itself(tmp_path: Path, conversation: Talk) -> None:
     path = tmp_path / "stream"
-    found: dict[str, list[Record]] = {}
     with Recorder(RecordingPlan(stream=str(path))) as recorder:
         assert path.stat().st_mode & 0o777 == 0o600
-        early = threading.Thread(target=lambda: found.update(early=attach(path)))
-        early.start()
+        early = Attacher(path)
         conversation["talk"](recorder.tap)
-        wait_until(lambda: recorder.counters()["written_bytes"] > 0)
-        late = threading.Thread(target=lambda: found.update(late=attach(path)))
-        late.start()
-        time.sleep(0.2)
+        assert until(lambda: bool(early.records))
+        late = Attacher(path)
+        assert until(lambda: bool(late.records))
         conversation["exchange"](recorder.tap, 7, 1)
-    early.join(10)
-    late.join(10)
+    first, second = early.join(), late.join()
     assert not path.exists()
-    assert message_types(found["early"]) == message_types(found["late"]) == [14, 15, 1, 8, 10, 5, 6]
-    assert all(record.is_snapshot for record in found["late"] if record.kind is RecordKind.MESSAGE)
-    assert [record.body for record in found["early"][-4:]] == [record.body for record in found["late"][-4:]]
+    assert message_types(first) == message_types(second) == [14, 15, 1, 8, 10, 5, 6]
+    assert all(record.is_snapshot for record in second if record.kind is RecordKind.MESSAGE)
+    assert [record.body for record in first[-4:]] == [record.body for record in second[-4:]]
 
 
 def receive_all(connection: socket.socket) -> bytes:
@@ -282,7 +286,7 @@ def test_a_full_disk_stops_the_file_and_not_the_host(tmp_path: Path, conversatio
         resource.prlimit(recorder._process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
         conversation["talk"](recorder.tap)
         problems: list[str] = []
-        wait_until(lambda: bool(problems.extend(recorder.problems()) or problems))
+        assert until(lambda: bool(problems.extend(recorder.problems()) or problems))
         conversation["talk"](recorder.tap)
     assert problems == ["the capture stops: File too large"]
 
