@@ -22,6 +22,7 @@ from vmbus.capture.reader import Record, read_records
 from vmbus.capture.recorder import RecorderTap
 from vmbus.capture.writer_process import Writer, main
 from vmbus.tap import Direction, NoteKind
+from vmbus.testing.waiting import until
 from vmbus.wire import guids
 from vmbus.wire.capture import RecordKind
 from vmbus.wire.offer import OfferFlags
@@ -141,7 +142,7 @@ def test_attachers_come_go_and_fall_behind(
     slow = socket.socket(socket.AF_UNIX)
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     slow.connect(str(path))
-    time.sleep(0.2)
+    assert until(lambda: found or session.tap.note(NoteKind.TEXT, "is anybody there?"))
     for number in range(0, 20_000, 50):
         batch = [in_band(number + index) for index in range(50)]
         session.tap.packets(7, Direction.GUEST_TO_HOST, batch, 0, 0, 0, 0)
