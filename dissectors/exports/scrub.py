@@ -55,18 +55,21 @@ def private_ranges(item: Decoded) -> Iterator[tuple[int, int]]:
 
 
 def scrub(
-    source: Path,
+    source: str | Path,
     target: Path,
     session: Session | None = None,
     on_damage: Callable[[Damage], None] = lambda damage: None,
 ) -> int:
-    """Copy a capture with its private bytes blanked; returns how many those were."""
+    """Copy a capture with its private bytes blanked; returns how many those were.
+
+    What comes from standard input or a stream is copied once it has ended.
+    """
     session = session or Session()
     store = CaptureStore.open(source)
     try:
         store.update(final=True)
-        private = heapq.merge(_outside_records(source, on_damage), _in_records(store, session))
-        with source.open("rb") as original, target.open("wb") as copy:
+        private = heapq.merge(_outside_records(store, on_damage), _in_records(store, session))
+        with store.reopen() as original, target.open("wb") as copy:
             return _copy(original, copy, private)
     finally:
         store.close()
@@ -110,8 +113,8 @@ def _in_records(store: CaptureStore, session: Session) -> Iterator[tuple[int, in
             yield at + start, at + stop
 
 
-def _outside_records(source: Path, on_damage: Callable[[Damage], None]) -> Iterator[tuple[int, int]]:
-    with source.open("rb") as file:
+def _outside_records(store: CaptureStore, on_damage: Callable[[Damage], None]) -> Iterator[tuple[int, int]]:
+    with store.reopen() as file:
         for found in BlockWalker(file):
             if isinstance(found, Damage):
                 on_damage(found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -129,6 +131,14 @@ def test_a_scrubbed_capture_keeps_its_structure_and_no_payload(card: Script, tmp
         bytes(item.data) for item in after if "PACKET 0" in item.summary
     )
     assert b"root" not in target.read_bytes() and b"login" in source.read_bytes()
+
+
+def test_what_comes_through_a_pipe_is_scrubbed_like_a_file(card: Script, tmp_path: Path) -> None:
+    source, one, other = card.write(tmp_path / "a.pcapng"), tmp_path / "b.pcapng", tmp_path / "c.pcapng"
+    command = [sys.executable, "-m", "vmbus", "scrub", "-", str(one)]
+    told = subprocess.run(command, input=source.read_bytes(), capture_output=True, timeout=120)
+    assert told.stdout.decode() == f"{scrub(source, other)} bytes blanked\n" and not told.stderr
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_scrub_that_is_not_finished_leaves_nothing_private(card: Script, tmp_path: Path) -> None:

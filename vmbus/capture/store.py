@@ -26,7 +26,7 @@ import tempfile
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,6 +143,10 @@ class CaptureStore:
     def file_size(self) -> int:
         """Bytes of the file, or of what was spooled so far."""
         return os.fstat(self._fd).st_size
+
+    def reopen(self) -> BinaryIO:
+        """The file, or what was spooled, from its start: a reader of its own, which the caller closes."""
+        return open(f"/proc/self/fd/{self._fd}", "rb")
 
     def __len__(self) -> int:
         return len(self.columns)
