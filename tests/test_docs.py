@@ -43,9 +43,15 @@ def all_commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tu
     yield path, command
     if hasattr(command, "list_commands"):
         for name in command.list_commands(None):
-            yield from all_commands(command.get_command(None, name), (*path, name))
+            yield from all_commands(subcommand(command, name), (*path, name))
 
 
+@cache
+def subcommand(command: Any, name: str) -> Any:
+    return command.get_command(None, name)
+
+
+@cache
 def options_of(command: Any) -> set[str]:
     """The options of a command and of its subcommands."""
     found = {each for _, each in all_commands(command)}
@@ -69,7 +75,7 @@ def wrong(call: str) -> str:
                 return f"{word} is no option"
         elif hasattr(command, "get_command") and re.fullmatch(r"[a-z-]+", word):
             known |= options_of(command)
-            command = command.get_command(None, word)
+            command = subcommand(command, word)
             if command is None:
                 return f"{word} is no command"
     return ""
