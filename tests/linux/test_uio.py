@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import compileall
 import ctypes
 import shutil
 import subprocess
@@ -10,12 +11,13 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from typing import Any
 
 import pytest
 
 from vmbus.devices.catalog import make_devices
-from vmbus.testing.debian import Shell
+from vmbus.testing.debian import ALONE, Shell
 from vmbus.testing.hosts import RunningHost
 from vmbus.testing.linux import StartGuest
 
@@ -53,6 +55,7 @@ def package_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: vmbus\nVersion: 0\n")
     (about / "entry_points.txt").write_text("[vmbus.commands]\nuio = vmbus.cli.uio:app\n")
     shutil.copy(PROGRAM, directory)
+    compileall.compile_dir(directory, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)  # once, and here
     ctypes.CDLL("libatomic.so.1")
     loaded = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libatomic.so" in line)
     shutil.copy(next(loaded), directory / "libatomic.so.1")
@@ -78,17 +81,22 @@ def debian(
     """``debian(nics=[...], others=[...])``: Debian with its root on our disk, our package in it, and those devices.
 
     Their channels have monitor ids where the kernel wants that. ``watching=False``: neither end watches its rings and
-    flags for a moment before it waits for a signal.
+    flags for a moment before it waits for a signal. ``whole=True``: with its services, and not a shell alone.
     """
 
-    def start(*, watching: bool = True, **devices: Any) -> tuple[RunningHost, Shell]:
+    def start(*, watching: bool = True, whole: bool = False, **devices: Any) -> tuple[RunningHost, Shell]:
         devices.setdefault("monitor_latency", LATENCY if needs_monitor_id else None)
         disks = [f"overlay:{debian_base}", f"overlay:{package_image}"]
         options = {} if watching else {"spin_microseconds": 0}
         host = running_host(make_devices(disks=disks, **devices), **options)
-        append = ["quiet"] if watching else ["quiet", "vmbus_poll=0"]
+        append = ["quiet"] if whole else list(ALONE)
+        if not watching:
+            append.append("vmbus_poll=0")
         shell = Shell(linux_guest(host.address, root="/dev/sda", append=append, memory="512M"))
-        shell.log_in()
+        if whole:
+            shell.log_in()
+        else:
+            shell.take()
         run(shell, "mount /dev/sdb /mnt; cd /mnt; export LD_LIBRARY_PATH=/mnt")
         return host, shell
 
@@ -163,7 +171,7 @@ def test_a_disk_works_in_pages_of_the_kernels_buffer(debian: StartDebian) -> Non
 
 
 def test_the_command_lists_binds_drives_records_and_gives_back(debian: StartDebian, tmp_path: Path) -> None:
-    host, shell = debian(nics=["embedded"], others=["echo"])
+    host, shell = debian(whole=True, nics=["embedded"], others=["echo"])
     if run(shell, "python3 -V")["Python"][0].split(".")[:2] != [str(number) for number in sys.version_info[:2]]:
         pytest.skip("the guest's Python cannot load the extension modules of this one's command line")
     disk = plug_disk(host, shell)

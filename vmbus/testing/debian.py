@@ -38,6 +38,8 @@ from vmbus.testing.linux import skip_without
 PACKAGES = ("systemd-sysv", "python3", "sg3-utils", "libiscsi-bin", "e2fsprogs")
 PASSWORD = "vmbus"  # noqa: S105 - of a guest on no network
 """root's."""
+ALONE = ("quiet", "rw", "init=/bin/sh")
+"""For the kernel's command line: root's shell is all that runs, after half a second instead of five."""
 _TOOLS = {
     "apt-get": "apt",
     "debootstrap": "debootstrap",
@@ -189,7 +191,17 @@ class Shell:
         self.guest.wait_for_prompt("Password: ", 20)
         self.guest.write_line(PASSWORD)
         self.guest.wait_for_prompt("# ", 20)
-        self.guest.write_line("exec env PS1= PS2= sh -c 'stty -echo; dmesg -n 1; echo logged-in:$USER; exec sh'")
+        self._begin()
+
+    def take(self, timeout: float = 60) -> None:
+        """The shell of a guest that was booted with ``ALONE``, when it is there."""
+        self.guest.wait_for_prompt("# ", timeout)
+        self._begin("PATH=/usr/sbin:/usr/bin USER=root ", "mount -t proc proc /proc; mount -t sysfs sysfs /sys; ")
+
+    def _begin(self, variables: str = "", commands: str = "") -> None:
+        """Only what commands print is on the console from now on."""
+        quiet = f"{commands}stty -echo; dmesg -n 1; echo logged-in:$USER; exec sh"
+        self.guest.write_line(f"exec env {variables}PS1= PS2= sh -c '{quiet}'")
         self.guest.wait_for_line("logged-in:root", 20)
 
     def run(self, command: str, timeout: float = 60) -> Finished:
