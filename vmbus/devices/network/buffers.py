@@ -85,11 +85,11 @@ class ReceiveBuffer:
     """The guest's receive buffer, its free suballocations, and which of them are the guest's."""
 
     __slots__ = (
-        "_first", "_mapping", "_next", "_outstanding",
-        "count", "free", "gpadl_id", "longest_piece", "reserved", "set_id", "size", "view",
+        "_first", "_mapping", "_outstanding",
+        "count", "free", "gpadl_id", "longest_piece", "next_transaction", "reserved", "set_id", "size", "view",
     )  # fmt: skip
 
-    def __init__(self, gpadl: Gpadl, set_id: int, size: int) -> None:
+    def __init__(self, gpadl: Gpadl, set_id: int, size: int, first_transaction: int = 1) -> None:
         """Map it and divide it into suballocations of ``size`` bytes."""
         self.gpadl_id = gpadl.gpadl_id
         self.set_id = set_id
@@ -107,7 +107,7 @@ class ReceiveBuffer:
         """Indices of free suballocations, the next one to use last."""
         self._outstanding: dict[int, tuple[float, Sequence[int]]] = {}
         """When it was lent and which suballocations, by transaction id, the oldest first."""
-        self._next = self._first = 1
+        self.next_transaction = self._first = first_transaction
 
     @property
     def room_for_frames(self) -> int:
@@ -126,8 +126,8 @@ class ReceiveBuffer:
 
     def lend(self, indices: Sequence[int]) -> int:
         """The suballocations go to the guest together; return the transaction id that brings them back."""
-        transaction_id = self._next
-        self._next += 1
+        transaction_id = self.next_transaction
+        self.next_transaction += 1
         self._outstanding[transaction_id] = (time.monotonic(), indices)
         return transaction_id
 
@@ -135,7 +135,7 @@ class ReceiveBuffer:
         """The guest completed that packet."""
         lent = self._outstanding.pop(transaction_id, None)
         if lent is None and 0 < transaction_id < self._first:
-            return  # lent by a host that was killed
+            return  # lent by a host that was killed, or in a buffer that the guest took back
         if lent is None:
             raise UnknownTransaction(f"transaction {transaction_id:#x} is completed, and no receive packet has that id")
         self.free += lent[1]
@@ -163,16 +163,16 @@ class ReceiveBuffer:
         """What another host process needs to go on with this buffer."""
         return {
             **self.checkpoint(),
-            "next_transaction": self._next,
+            "next_transaction": self.next_transaction,
             "outstanding": {str(key): list(indices) for key, (_, indices) in self._outstanding.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the transactions of :meth:`save`; without them, those of the host before are of another epoch."""
         if "outstanding" not in state:
-            self._next = self._first = time.time_ns() >> 10 << 8
+            self.next_transaction = self._first = time.time_ns() >> 10 << 8
             return
-        self._next = state["next_transaction"]
+        self.next_transaction = state["next_transaction"]
         now = time.monotonic()
         self._outstanding = {int(key): (now, indices) for key, indices in state["outstanding"].items()}
         lent = {index for _, indices in self._outstanding.values() for index in indices}

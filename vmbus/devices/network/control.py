@@ -127,7 +127,8 @@ class NvspControl:
             raise UnexpectedMessage("a second NVSP SEND_RECEIVE_BUFFER")
         try:
             gpadl = self._channel.gpadl(body.gpadl_handle)
-            buffer = ReceiveBuffer(gpadl, body.id, session.suballocation_size(gpadl.byte_count))
+            size = session.suballocation_size(gpadl.byte_count)
+            buffer = ReceiveBuffer(gpadl, body.id, size, session.first_transaction)
         except GpadlError as error:
             raise BadNetworkBuffer(f"the receive buffer: {error}") from None
         session.receive_buffer = buffer

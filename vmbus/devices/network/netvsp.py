@@ -179,6 +179,7 @@ class NetworkProvider(Device):
         if saved["send_buffer"] is not None:
             session.send_buffer = SendBuffer(channel.gpadl(saved["send_buffer"]))
         receive = saved["receive_buffer"]
+        session.has_revoked = receive is None and session.subchannels > 0
         if receive is not None:
             gpadl = channel.gpadl(receive["gpadl_id"])
             size = receive.get("suballocation_size", suballocation_size(card.frame_size))

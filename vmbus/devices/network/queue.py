@@ -101,12 +101,24 @@ class Queue(ChannelHandler):
         if self.session.receive_buffer is not None:
             self.session.receive_buffer.adopt(loans)
 
+    @property
+    def _is_late(self) -> bool:
+        """Whether this may have lain in the ring since before the guest took its buffers back.
+
+        It says that on the primary channel, and nothing orders what lies in two rings. Linux revokes while its NAPI
+        threads still complete what came on subchannels (``netvsc_device_remove`` in Linux 6.12
+        ``drivers/net/hyperv/netvsc.c``).
+        """
+        return self.control is None and self.session.has_revoked
+
     def _completed(self, packet: RingPacket) -> None:
         buffer = self.session.receive_buffer
         if packet.payload[:4] != _COMPLETE:
             if self.control is not None and not packet.payload:
                 return  # of an in-band message of ours: an indirection table is not answered by every guest
             raise MalformedMessage(f"a completion of {len(packet.payload)} bytes that completes no RNDIS packet")
+        if buffer is None and self._is_late:
+            return
         if buffer is None:
             raise UnknownTransaction("a receive packet is completed, and there is no receive buffer")
         buffer.take_back(packet.transaction_id)
@@ -114,6 +126,8 @@ class Queue(ChannelHandler):
     def _rndis(self, packet: RingPacket, section: int, size: int, frames: list[GuestFrame]) -> bool:
         """Take the frames of a packet; return whether its completion can wait, because it gives back a section only."""
         session, channel = self.session, self.channel
+        if (session.receive_buffer is None or session.send_buffer is None) and self._is_late:
+            return True
         if session.receive_buffer is None:
             raise UnexpectedMessage("an RNDIS packet before the guest lent a receive buffer")
         is_direct = packet.packet_type == GPA_DIRECT

@@ -65,6 +65,10 @@ class Session:
         """Subchannels that the guest was offered."""
         self.send_buffer: SendBuffer | None = None
         self.receive_buffer: ReceiveBuffer | None = None
+        self.has_revoked = False
+        """Whether the guest has taken a buffer back."""
+        self.first_transaction = 1
+        """Id of the next buffer's first packet: completions of an earlier buffer's packets may still be under way."""
         self.completion = self.data_message = self.control_message = b""
         self.delivery = Delivery(self)
         self._coalescing = (False, False)
@@ -192,10 +196,13 @@ class Session:
         self._waiting.clear()
         self._waiting_bytes = 0
         if buffer is not None:
+            self.has_revoked = True
+            self.first_transaction = buffer.next_transaction
             _unmap(buffer, self.loop)
 
     def revoke_send_buffer(self) -> None:
         """The guest takes its send buffer back."""
+        self.has_revoked = self.has_revoked or self.send_buffer is not None
         buffer, self.send_buffer = self.send_buffer, None
         if buffer is not None:
             _unmap(buffer, self.loop)
