@@ -65,9 +65,12 @@ class HexView(ScrollView, can_focus=True):
         self.refresh()
 
     def mark(self, offset: int, size: int) -> None:
-        """Mark the bytes of a field, and bring them into view."""
+        """Mark the bytes of a field, and bring them into view.
+
+        Where the keys move this view's byte it stays: the field of one byte may be marked when the next is chosen.
+        """
         self._field = (offset, offset + size)
-        if not offset <= self._byte < offset + size:
+        if not self.has_focus and not offset <= self._byte < offset + size:
             self._byte = -1
         self._show(self._byte if self._byte >= 0 else offset)
         self.refresh()

@@ -20,9 +20,14 @@ def labels(tree: DecodeTree) -> list[str]:
     return [str(node.label) for node in tree.root.children]
 
 
+def at_cursor(tree: DecodeTree) -> str:
+    """The name of the field under the cursor."""
+    return tree.cursor_node.data.name if tree.cursor_node and tree.cursor_node.data else ""
+
+
 async def select(app: VmbusApp, pilot, index: int) -> DecodeTree:
     app.query_one(PacketList).go_to(index)
-    await pilot.pause(0.05)
+    await pilot.pause()
     return app.query_one(DecodeTree)
 
 
@@ -73,28 +78,22 @@ async def test_a_field_marks_its_bytes(opened, capture: Path) -> None:
         assert int.from_bytes(app.rows.item(120).data[start:stop], "little") == 3
 
 
-async def test_a_byte_selects_its_field_also_in_what_is_folded(opened, capture: Path) -> None:
+async def test_a_byte_selects_its_field_also_in_what_is_folded(opened, until, capture: Path) -> None:
     async with opened(capture) as (app, pilot):
         tree = await select(app, pilot, 120)
         app.query_one(HexView).focus()
         await pilot.press("home", *["right"] * 8)
-        await pilot.pause(0.05)
-        assert tree.cursor_node is not None
-        assert tree.cursor_node.data is not None
-        assert tree.cursor_node.data.name == "channel_id"
+        await until(pilot, lambda: at_cursor(tree) == "channel_id")
         assert app.query_one(HexView).marked == (8, 12)
 
 
-async def test_a_click_on_a_byte_selects_its_field(opened, capture: Path) -> None:
+async def test_a_click_on_a_byte_selects_its_field(opened, until, capture: Path) -> None:
     async with opened(capture) as (app, pilot):
         tree = await select(app, pilot, 120)
         view = app.query_one(HexView)
         assert view.byte_at(6 + 3 * 9 + 1, 2) == 2 * 16 + 9
         await pilot.click(HexView, offset=(1 + 6 + 3 * 9 + 1, 1 + 2))
-        await pilot.pause(0.05)
-        assert tree.cursor_node is not None
-        assert tree.cursor_node.data is not None
-        assert tree.cursor_node.data.name == "transaction_id"
+        await until(pilot, lambda: at_cursor(tree) == "transaction_id")
 
 
 async def test_text_is_shown_as_text(opened, capture: Path) -> None:

@@ -29,15 +29,15 @@ async def test_a_capture_shows_from_its_first_record(opened, capture: Path) -> N
 
 
 @pytest.mark.parametrize("width", [80, 120, 180])
-async def test_the_list_needs_no_scrolling_sideways(opened, capture: Path, width: int) -> None:
+async def test_the_list_needs_no_scrolling_sideways(opened, until, capture: Path, width: int) -> None:
     async with opened(capture, (width, 30)) as (app, pilot):
         await pilot.press("end")
         assert not packets(app).show_horizontal_scrollbar
         assert len(line(app, 1)) <= width
-        assert "READ_10 lba" in line(app, packets(app).height - 2)
+        await until(pilot, lambda: "READ_10 lba" in line(app, packets(app).height - 2))
 
 
-async def test_the_cursor_moves_by_keys_and_by_mouse(opened, capture: Path) -> None:
+async def test_the_cursor_moves_by_keys_and_by_mouse(opened, until, capture: Path) -> None:
     async with opened(capture) as (app, pilot):
         await pilot.press("down", "down", "j", "k")
         assert packets(app).cursor == 2
@@ -46,6 +46,7 @@ async def test_the_cursor_moves_by_keys_and_by_mouse(opened, capture: Path) -> N
         await pilot.press("end")
         assert packets(app).cursor == len(app.rows) - 1
         await pilot.press("home")
+        await until(pilot, lambda: packets(app).scroll_offset.y == 0)
         await pilot.click("#packets", offset=(20, 5))  # below the border and the heads
         assert packets(app).cursor == 3
         assert packets(app).scroll_offset.y == 0
@@ -132,7 +133,7 @@ async def test_n_finds_what_the_expert_rules_find(opened, until, script: Script,
         assert shown.startswith(
             "! EX-24: channel 3 scsi: no request with transaction id 0x64 waits for a completion Look"
         )
-        assert "! EX-24" in line(app, packets(app).height)
+        await until(pilot, lambda: "! EX-24" in line(app, packets(app).height))
 
 
 async def test_marks_stay_and_are_found_again(opened, capture: Path) -> None:
@@ -153,10 +154,10 @@ async def test_what_is_copied_is_the_line_and_the_bytes(opened, capture: Path) -
         assert bytes.fromhex(app.clipboard) == app.rows.item(0).data
 
 
-async def test_a_note_of_the_guests_kernel_can_be_read(opened, capture: Path) -> None:
+async def test_a_note_of_the_guests_kernel_can_be_read(opened, until, capture: Path) -> None:
     async with opened(capture) as (app, pilot):
         await pilot.press("end")
-        assert "kernel log: sda: 128 blocks" in line(app, packets(app).height)
+        await until(pilot, lambda: "kernel log: sda: 128 blocks" in line(app, packets(app).height))
 
 
 async def test_damage_is_shown_and_the_rest_of_the_file_too(opened, script: Script, tmp_path: Path) -> None:
