@@ -44,7 +44,9 @@ def test_a_capture_cut_anywhere_shows_every_whole_record(sample: Path) -> None:
         assert len(damage) <= 1
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.data())
 def test_any_changed_byte_costs_no_more_than_its_own_record(sample: Path, data: st.DataObject) -> None:
     sound = sample.read_bytes()

@@ -139,7 +139,8 @@ def test_a_growing_file_is_followed(sample: Path, tmp_path: Path) -> None:
             file.flush()
             time.sleep(0.01)
     reader.stop()
-    thread.join(10)
+    thread.join(60)
+    assert not thread.is_alive()
     assert list(map(essence, found)) == list(map(essence, read_records(sample)))
 
 

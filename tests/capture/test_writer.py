@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from dissectors.testing import GUEST, Script
-from vmbus.capture import blocks
+from vmbus.capture import blocks, outputs
 from vmbus.capture.assembly import Assembler
 from vmbus.capture.outputs import FileOutput
-from vmbus.capture.queue import Producer, QueueMemory
+from vmbus.capture.queue import HEAD, SLEEPING, WRITTEN, Producer, QueueMemory
 from vmbus.capture.reader import Record, read_records
 from vmbus.capture.recorder import RecorderTap
 from vmbus.capture.writer_process import Writer, main
@@ -45,17 +45,21 @@ class Session:
         assert self.answer() == {"ready": True}
 
     def answer(self) -> dict[str, Any]:
-        self.control.settimeout(20)
+        self.control.settimeout(60)
         found: dict[str, Any] = json.loads(self.answers.readline())
         return found
 
     def command(self, **command: str) -> None:
         self.control.sendall(json.dumps(command).encode() + b"\n")
 
+    def wait_until_written(self) -> None:
+        """Until the writer has taken what there was, and handed it to its outputs."""
+        assert until(lambda: self.memory.words[WRITTEN] == self.memory.words[HEAD], 60)
+
     def close(self) -> None:
         self.answers.close()
         self.control.close()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -78,7 +82,8 @@ def test_it_writes_what_comes_while_it_sleeps_and_what_is_left_at_the_end(
 ) -> None:
     session = start(file=str(tmp_path / "x.pcapng"))
     conversation["talk"](session.tap)
-    time.sleep(0.5)  # it sleeps by now
+    session.wait_until_written()
+    assert until(lambda: session.memory.words[SLEEPING], 60)
     session.tap.note(NoteKind.TEXT, "wake up")
     session.close()
     assert [record.body for record in read_records(tmp_path / "x.pcapng")][-1] == b"wake up"
@@ -92,7 +97,7 @@ def test_a_flight_recorder_is_dumped_or_says_why_not(
     conversation["open"](session.tap)
     for _ in range(20):
         conversation["exchange"](session.tap)
-        time.sleep(0.02)
+        session.wait_until_written()
     session.command(dump=str(tmp_path / "flight.pcapng"), why="because")
     assert session.answer() == {"dumped": str(tmp_path / "flight.pcapng")}
     found = list(read_records(tmp_path / "flight.pcapng"))
@@ -103,17 +108,16 @@ def test_a_flight_recorder_is_dumped_or_says_why_not(
 
 
 def test_a_flight_recorder_is_written_when_a_problem_is_noticed(
-    tmp_path: Path, conversation: Talk, start: Callable[..., Session]
+    tmp_path: Path, conversation: Talk, start: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(outputs, "DUMP_INTERVAL", 1000.0)
     session = start(flight_bytes=100_000, flight_file=str(tmp_path / "problem.pcapng"))
     conversation["talk"](session.tap)
     session.tap.note(NoteKind.PROBLEM, "channel 7 fails")
-    deadline = time.monotonic() + 10
-    while not (tmp_path / "problem_00001.pcapng").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    session.wait_until_written()
     for _ in range(20):
         session.tap.note(NoteKind.PROBLEM, "again and again")
-        time.sleep(0.02)
+        session.wait_until_written()
     session.close()
     found = list(read_records(tmp_path / "problem_00001.pcapng"))
     assert (len(found), found[-1].body) == (30, b"channel 7 fails")
@@ -140,26 +144,27 @@ def test_attachers_come_go_and_fall_behind(
     reader = threading.Thread(target=lambda: found.extend(read_records(f"unix:{path}")))
     reader.start()
     slow = socket.socket(socket.AF_UNIX)
+    slow.settimeout(60)
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     slow.connect(str(path))
-    assert until(lambda: found or session.tap.note(NoteKind.TEXT, "is anybody there?"))
+    received = slow.recv(4)  # it is attached
+    assert until(lambda: found or session.tap.note(NoteKind.TEXT, "is anybody there?"), 60)
     for number in range(0, 20_000, 50):
         batch = [in_band(number + index) for index in range(50)]
         session.tap.packets(7, Direction.GUEST_TO_HOST, batch, 0, 0, 0, 0)
-        time.sleep(0.0005)
-    time.sleep(0.3)
-    received = bytearray()
-    slow.settimeout(0.3)
-    try:
-        while piece := slow.recv(1 << 20):
-            received += piece
-    except TimeoutError:
-        pass
+        if not number % 1000:
+            session.wait_until_written()  # some of it at a time: all of it has no room
+    session.wait_until_written()
+    while b"the reader of this stream was too slow" not in received:
+        piece = slow.recv(1 << 20)
+        assert piece
+        received += piece
     session.close()
     while piece := slow.recv(1 << 20):
         received += piece
     slow.close()
-    reader.join(20)
+    reader.join(60)
+    assert not reader.is_alive()
     assert sum(record.kind is RecordKind.PACKET for record in found) + sum(r.dropped for r in found) == 20_000
     (tmp_path / "slow.pcapng").write_bytes(received)
     mine = list(read_records(tmp_path / "slow.pcapng"))

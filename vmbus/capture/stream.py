@@ -93,12 +93,14 @@ class StreamServer:
             self._send(attacher)
 
     def finish(self, lost: int) -> None:
-        """Give the attachers the end of the section, and a moment to read what waits for them."""
+        """Give the attachers a moment to read what waits for them, then what they missed and the end of the section."""
         epilogue = Assembled(b"", bytearray(self._assembler.epilogue(lost)))
         for attacher in list(self._attachers.values()):
-            attacher.offer(self._assembler, epilogue)
             attacher.socket.settimeout(2.0)
-            attacher.send()
+            if attacher.send():
+                attacher.catch_up(self._assembler)
+                attacher.offer(self._assembler, epilogue)
+                attacher.send()
             self._leave(attacher)
         self._listener.close()
         self._path.unlink(missing_ok=True)

@@ -149,10 +149,11 @@ class BlockWalker:
         """Whether ``length`` bytes from ``at`` on are in the buffer, after reading as much as it takes."""
         end = (self._at if at is None else at) + length
         while len(self._buffer) < end:
+            is_stopped = self._is_stopped  # known before the read: what was there by then is walked over
             more = self._source.read(_READ_SIZE)
             if more:
                 self._buffer += more
-            elif self._follow and not self._is_stopped:
+            elif self._follow and not is_stopped:
                 time.sleep(_FOLLOW_INTERVAL)
             else:
                 return False

@@ -68,7 +68,7 @@ def recorded_session(
     with Recorder(RecordingPlan(file=str(capture))) as recorder:
         host = running_host(make_devices(disks=[disk(directory)], nics=["embedded"]), tap=recorder.tap)
         guest = linux_guest(host.address, script, **options)
-        assert guest.wait(60) == 0
+        assert guest.wait(180) == 0
         host.in_host(lambda: None)
     return guest, list(read_records(capture))
 
@@ -77,7 +77,7 @@ def test_trace_events_tell_the_same_messages_as_the_capture(
     tmp_path: Path, running_host: StartHost, linux_guest: StartGuest
 ) -> None:
     script = [
-        "wait-path /dev/sda 10",
+        "wait-path /dev/sda 60",
         "throughput /dev/sda r 4",
         "sh cat /sys/kernel/tracing/trace",
     ]
@@ -111,7 +111,7 @@ def test_the_raw_trace_says_what_the_text_says(
     for system in ("hyperv", "netvsc"):
         commands += [f"echo {system}", f"for i in events/{system}/*/format; do cat $i; echo ==; done"]
     commands += ["echo RAW", "timeout 1 cat per_cpu/cpu0/trace_pipe_raw | base64", "echo END"]
-    script = ["wait-path /dev/sda 10", "throughput /dev/sda r 4", f"sh {'; '.join(commands)}"]
+    script = ["wait-path /dev/sda 60", "throughput /dev/sda r 4", f"sh {'; '.join(commands)}"]
     guest, _ = recorded_session(
         tmp_path, running_host, linux_guest, script, append=["trace_event=hyperv:*,netvsc:*", "trace_buf_size=8M"]
     )
@@ -138,7 +138,7 @@ def test_the_raw_trace_says_what_the_text_says(
 def test_sysfs_tells_the_same_channels_as_the_capture(
     tmp_path: Path, running_host: StartHost, linux_guest: StartGuest
 ) -> None:
-    script = ["wait-path /dev/sda 10", "sh grep -r . /sys/bus/vmbus/devices/*/ 2>/dev/null; true"]
+    script = ["wait-path /dev/sda 60", "sh grep -r . /sys/bus/vmbus/devices/*/ 2>/dev/null; true"]
     guest, captured = recorded_session(tmp_path, running_host, linux_guest, script)
     (tmp_path / "sysfs.txt").write_text("\n".join(guest.lines))
     found = imported(records_of_sysfs(read_snapshot(tmp_path / "sysfs.txt")), tmp_path / "sysfs.pcapng")
@@ -158,11 +158,11 @@ def test_a_dump_of_the_guest_holds_the_last_packets_of_the_capture(
         script = [
             "ifup eth0 10.7.0.2/24 10.7.0.1",
             "ping 10.7.0.1 5 56 10",
-            "wait-path /dev/sda 10",
+            "wait-path /dev/sda 60",
             "iops /dev/sda 1 4 4096 r",
         ]
         guest = linux_guest(host.address, [*script, "say READY", "sleep 30"], memory="96M")
-        guest.wait_for_line("READY", 60)
+        guest.wait_for_line("READY", 180)
         assert host.host.partition is not None
         image.write_bytes(as_dump(Path(f"/proc/self/fd/{host.host.partition.memory.fd}").read_bytes()))
         guest.kill()

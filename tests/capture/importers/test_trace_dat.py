@@ -104,7 +104,9 @@ def test_what_cannot_be_read_is_one_clear_line(tmp_path: Path, data: bytes, mess
         list(events_of_dat(path))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.integers(6, 7), st.integers(0, 20000), st.integers(0, 255), st.integers(0, 20000))
 def test_a_damaged_file_never_ends_in_a_traceback(
     tmp_path: Path, trace_dat: Callable[..., bytes], version: int, at: int, value: int, cut: int
