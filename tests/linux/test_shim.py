@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from vmbus.linux.launch import ExitStatus
+from vmbus.loop import is_readable
 from vmbus.testing.fake_host import (
     CRASH_CTL,
     EOM,
@@ -81,6 +82,22 @@ def test_a_panic_is_reported_with_the_log_and_vmbus_is_unloaded(host: FakeHost, 
     assert host.memory is not None
     assert b"Attempted to kill init" in host.memory[address : address + size]
     assert any("Attempted to kill init" in line for line in host.log)
+
+
+def test_a_tick_that_comes_while_the_guest_halts_does_not_end_it_otherwise(
+    host: FakeHost, linux_guest: StartGuest
+) -> None:
+    for _ in range(6):
+        guest = linux_guest(host.path, ["report"])
+        guest.wait_for_line("VMBUS-EXIT", 120)
+        ending = os.pidfd_open(guest.pid)  # readable when the kernel's process has ended
+        while not is_readable(ending):
+            for _ in range(20):
+                signal.pidfd_send_signal(ending, signal.SIGALRM)
+        os.close(ending)
+        assert guest.wait(60) == ExitStatus.DONE
+        assert host.gone.wait(60)
+        host.gone.clear()
 
 
 @pytest.mark.parametrize("activity", ["sleep 30", BUSY], ids=["idle", "busy"])

@@ -262,7 +262,17 @@ static int __init hyperv_platform_init(void)
 }
 early_initcall(hyperv_platform_init);
 
-__uml_exitcall(partition_user_stop_watching);
+/*
+ * After these, a kernel that halts jumps to the stack that main() began on, and lets the signals that waited meanwhile be
+ * handled there (arch/um/os-Linux/main.c). But there is no current task on that stack: a tick that came in between is a
+ * segmentation fault, and the process ends with SIGABRT in place of its exit status. So none may wait.
+ */
+static void stop_interrupts(void)
+{
+	partition_user_stop_watching();
+	partition_user_ignore_interrupts();
+}
+__uml_exitcall(stop_interrupts);
 
 /* The device that VMBus' driver binds to: firmware describes it elsewhere, so here it is made by hand. */
 

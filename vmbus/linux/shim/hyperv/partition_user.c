@@ -246,6 +246,12 @@ void partition_user_stop_watching(void)
 	watcher_pid = -1;
 }
 
+void partition_user_ignore_interrupts(void)
+{
+	signal(SIGALRM, SIG_IGN);
+	signal(SIGIO, SIG_IGN);
+}
+
 /*
  * glibc registers a restartable-sequences area for the main thread. User-Mode Linux's stub processes would inherit the
  * registration without the memory behind it, and die at their first preemption. So it is undone before main() runs.

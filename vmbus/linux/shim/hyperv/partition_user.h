@@ -40,4 +40,7 @@ int partition_user_processors(void);
 /* End the watching process. */
 void partition_user_stop_watching(void);
 
+/* The timer and the descriptors interrupt no more. */
+void partition_user_ignore_interrupts(void);
+
 #endif
