@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dissectors.testing import GUEST, HOST, Script
+from vmbus.guest.program import GATEWAY, Workload, booted_guest
 from vmbus.wire import crash, guids, nvsp, rndis, vstor
 from vmbus.wire.ring import (
     GpaDirectHeader,
@@ -28,6 +28,7 @@ from vmbus.wire.rndis_oid import Oid
 PAGE = GpaDirectHeader(range_count=1, ranges=(GpaRange(byte_count=4096, byte_offset=0, pfns=(5,)),))
 READ_10 = bytes.fromhex("28000000080000000800")
 INQUIRY = bytes.fromhex("120000002400")
+ROUNDS = 10
 ARP = "ffffffffffff00155d0102030806000108000604000100155d0102030a0000010000000000000a000002"
 FRAME = bytes.fromhex(ARP).ljust(60, b"\0")
 
@@ -179,16 +180,14 @@ def _to_guest(script: Script, transaction: int, message: bytes) -> None:
 def running_host(folder: Path, *options: str) -> Iterator[str]:
     """A host in a process of its own; gives the address at which it listens."""
     socket = folder / "host.sock"
-    host = subprocess.Popen([sys.executable, "-m", "vmbus", "host", f"unix:{socket}", *options])
+    host = subprocess.Popen([sys.executable, "-m", "vmbus", "host", f"unix:{socket}", *options], stdout=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 30
-        while not socket.exists():
-            assert host.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+        assert host.stdout is not None
+        assert host.stdout.readline().startswith(b"listening")
         yield f"unix:{socket}"
     finally:
         host.send_signal(signal.SIGINT)
-        host.wait(30)
+        host.communicate(timeout=60)
         socket.unlink(missing_ok=True)
 
 
@@ -200,11 +199,19 @@ def start_host() -> Callable[..., AbstractContextManager[str]]:
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A capture of the Python guest using a disk and a card of our host, both in processes of their own."""
+    """A capture of the Python guest using a disk and a card of our host, which is in a process of its own."""
     folder = tmp_path_factory.mktemp("recorded")
     disk, capture = folder / "disk.img", folder / "capture.pcapng"
     disk.write_bytes(bytes(1 << 20))
-    with running_host(folder, "--scsi", str(disk), "--nic", "embedded", "-w", str(capture)) as address:
-        guest = ["guest", "run", "--python", address, "--timeout", "1", "--pause", "0.05"]
-        subprocess.run([sys.executable, "-m", "vmbus", *guest], check=True, timeout=60, capture_output=True)
+    options = ["--scsi", str(disk), "--nic", "embedded", "-w", str(capture)]
+    with running_host(folder, *options) as address, booted_guest(address) as guest:
+        workload = Workload(guest)
+        assert workload.disk is not None and workload.card is not None
+        for _ in range(ROUNDS):
+            workload.run_round()
+            guest.loop.run(lambda: False, timeout=0.05)
+        # When this is answered the guest has had, and completed, all that the host sent before.
+        workload.card.ping(GATEWAY, 56)
+        workload.disk.read(0, 1)
+        guest.unload()
     return capture

@@ -140,7 +140,7 @@ def test_sockets_that_are_not_in_the_capture_are_an_error(
 def test_json_goes_into_a_pipe_as_well(jobs: str, disk: Script, tmp_path: Path) -> None:
     path = disk.write(tmp_path / "disk.pcapng")
     command = [sys.executable, "-m", "vmbus", "export", "json", str(path), "/dev/stdout", "--jobs", jobs]
-    lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60).stdout.splitlines()
+    lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=120).stdout.splitlines()
     assert [json.loads(line)["number"] for line in lines] == list(range(1, len(disk.records) + 1))
 
 
@@ -161,7 +161,7 @@ def test_a_comparison_does_not_wait_for_a_tshark_that_complains_at_length(disk: 
     tshark.chmod(0o755)
     command = [sys.executable, "-m", "vmbus", "wireshark", "compare", str(disk.write(tmp_path / "disk.pcapng"))]
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    compared = subprocess.run(command, env=environment, capture_output=True, timeout=30, check=False)
+    compared = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     assert compared.returncode == 1 and b"tshark has no more" in compared.stdout
 
 

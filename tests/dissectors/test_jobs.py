@@ -19,12 +19,15 @@ from pathlib import Path
 import pytest
 
 from tui.feed import Feed
+from vmbus.testing.waiting import until
 
 VMBUS = (sys.executable, "-m", "vmbus")
 CAPTURE = Path(__file__).parents[2] / "captures" / "disk-6.12" / "capture.pcapng"
 SOAK = bool(int(os.environ.get("VMBUS_SOAK") or "0"))
 MEMORY = 256 << 20
 """Bytes of address space: what Python and its libraries take, and little more."""
+MOST_SECONDS = 10
+"""Of processors' time, for the beginning of what takes several times as long."""
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +64,8 @@ def children(process: subprocess.Popen[bytes]) -> list[int]:
 
 
 def wait_for_children(process: subprocess.Popen[bytes]) -> list[int]:
-    deadline = time.monotonic() + 30
-    while not (found := children(process)):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
+    found: list[int] = []
+    assert until(lambda: process.poll() is not None or found.extend(children(process)) or found, 60)
     return found
 
 
@@ -94,9 +95,9 @@ def test_a_fifo_and_standard_input_are_read_like_the_file(tmp_path: Path, comman
     writer = threading.Thread(target=fifo.write_bytes, args=(CAPTURE.read_bytes(),), daemon=True)
     writer.start()
     piped = run(command, str(fifo))
-    writer.join(10)
+    writer.join(60)
     with CAPTURE.open("rb") as file:
-        from_stdin = subprocess.run([*VMBUS, command, "-"], stdin=file, capture_output=True, timeout=60)
+        from_stdin = subprocess.run([*VMBUS, command, "-"], stdin=file, capture_output=True, timeout=250)
     assert piped.stdout == from_stdin.stdout == run(command, str(CAPTURE)).stdout
 
 
@@ -117,8 +118,8 @@ def test_the_ui_takes_a_fifo_and_no_more_of_it_than_it_may_keep(tmp_path: Path) 
         writer.start()
         feed = Feed(str(fifo), spool_limit=limit)
         feed.start()
-        feed.wait(20)
-        writer.join(10)
+        feed.wait(60)
+        writer.join(60)
         assert feed.ended.startswith(ended)
         assert feed.store.size <= limit if limit else feed.store.size == len(data)
 
@@ -130,21 +131,28 @@ def _write_until_nobody_reads(path: Path, data: bytes) -> None:
         pass
 
 
+def is_group(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_ctrl_c_ends_all_processes_without_a_word(large: Path) -> None:
     with started("read", "-V", "--jobs", "2", str(large)) as process:
         wait_for_children(process)
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
-        assert process.stderr.read() == b"" and process.wait(10) == 130
-        with pytest.raises(ProcessLookupError):
-            os.killpg(process.pid, 0)
+        assert process.stderr.read() == b"" and process.wait(60) == 130
+        assert until(lambda: not is_group(process.pid), 60)
 
 
 def test_a_process_that_dies_is_one_clear_line(large: Path) -> None:
     with started("read", "-V", "--jobs", "2", str(large)) as process:
         os.kill(wait_for_children(process)[0], signal.SIGKILL)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 1
         assert errors.startswith(b"vmbus: the process that decoded records ") and errors.count(b"\n") == 1
 
@@ -154,9 +162,11 @@ def test_a_reader_that_has_enough_ends_all(large: Path) -> None:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline()
         process.stdout.close()
-        began = time.monotonic()
-        assert process.wait(10) == 0 and process.stderr.read() == b""
-        assert time.monotonic() - began < 5
+        assert process.stderr.read() == b""
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert used.ru_utime + used.ru_stime < MOST_SECONDS
 
 
 @pytest.mark.parametrize(("options", "is_shown"), [((), True), (("--no-progress",), False)])
@@ -167,7 +177,7 @@ def test_a_bar_on_a_terminal_has_rate_and_time_left(large: Path, options: tuple[
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
     ) as process:  # fmt: skip
         shown = b""
-        deadline = time.monotonic() + (20 if is_shown else 3)
+        deadline = time.monotonic() + (60 if is_shown else 3)
         while b"records/s" not in shown and time.monotonic() < deadline:
             if select.select([ours], [], [], 0.1)[0]:
                 shown += os.read(ours, 4096)

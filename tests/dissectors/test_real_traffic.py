@@ -71,7 +71,7 @@ def test_tshark_shows_every_field_as_we_do(recorded: Path) -> None:
 
 def run(*arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "vmbus", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
 
 
 def test_vmbus_read_prints_one_line_a_record_from_a_file_or_a_pipe(recorded: Path) -> None:

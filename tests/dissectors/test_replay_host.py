@@ -6,7 +6,6 @@ import hashlib
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from dissectors.testing import Script
 from vmbus.errors import VmbusError
 from vmbus.guest.program import GATEWAY, Workload, booted_guest
 from vmbus.testing.linux import StartGuest
+from vmbus.testing.waiting import until
 
 StartHost = Callable[..., AbstractContextManager[str]]
 
@@ -32,7 +32,7 @@ class Replay:
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = 120) -> int:
         _, errors = self.process.communicate(timeout=timeout)
         self.lines += errors.splitlines()[1:]
         return self.process.returncode
@@ -45,14 +45,11 @@ def replaying(capture: Path, folder: Path, *options: str) -> Iterator[Replay]:
     command = [sys.executable, "-m", "vmbus", "replay", str(capture), f"unix:{socket}", "--as", "host", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 30
-        while not socket.exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+        assert until(lambda: socket.exists() or process.poll() is not None, 60) and process.poll() is None
         yield Replay(f"unix:{socket}", process)
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def use(address: str, lbas: tuple[int, ...] = (5, 700), *, ping: bool = True) -> bytes:
@@ -91,11 +88,11 @@ def test_linux_reads_a_file_system_that_is_only_in_the_capture(
     script = ["report", "mount /dev/sda /mnt ext4 ro", "sh sha256sum /mnt/novel", "umount /mnt"]
     options = ["--scsi", str(disk), "--nic", "embedded", "-w", str(capture), "--snap", "1048576"]
     with start_host(tmp_path, *options) as address:
-        assert linux_guest(address, script).wait(60) == 0
+        assert linux_guest(address, script).wait(180) == 0
     disk.unlink()
     with replaying(capture, tmp_path, "--fast") as replay:
         guest = linux_guest(replay.address, script)
-        assert guest.wait(60) == 0
+        assert guest.wait(180) == 0
         assert replay.wait() == 0, replay.lines
     assert hashlib.sha256((files / "novel").read_bytes()).hexdigest() in "\n".join(guest.lines)
 

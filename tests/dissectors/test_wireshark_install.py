@@ -32,7 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tshark(*arguments: str) -> str:
-    return subprocess.run(["tshark", *arguments], capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(["tshark", *arguments], capture_output=True, text=True, timeout=180, check=True).stdout
 
 
 @needs_tshark
@@ -96,10 +96,10 @@ def test_tshark_captures_live_from_a_running_host(home: Path, start_host: StartH
     (home / "disk.img").write_bytes(bytes(1 << 20))
     with start_host(home, "--scsi", str(home / "disk.img"), "--stream", stream) as address:
         guest = subprocess.Popen(
-            [sys.executable, "-m", "vmbus", "guest", "run", "--python", address, "--timeout", "20", "--pause", "0.05"]
+            [sys.executable, "-m", "vmbus", "guest", "run", "--python", address, "--timeout", "170", "--pause", "0.05"]
         )
         try:
-            options = ("-o", f"extcap.vmbus.stream:{stream}", "-c", "200", "-a", "duration:20")
+            options = ("-o", f"extcap.vmbus.stream:{stream}", "-c", "200", "-a", "duration:120")
             lines = tshark("-i", "vmbus", *options, "-Y", "vmbus.vstor.vstor_request.operation == 3")
         finally:
             guest.kill()
@@ -113,8 +113,8 @@ def test_a_live_stream_goes_through_a_pipe_into_tshark(home: Path, disk: Script)
     path = disk.write(home / "disk.pcapng")
     capture = subprocess.Popen([sys.executable, "-m", "vmbus", "capture", str(path), "-w", "-"], stdout=subprocess.PIPE)
     command = ["tshark", "-r", "-", "-Y", "vmbus.scsi.transfer10"]
-    done = subprocess.run(command, stdin=capture.stdout, capture_output=True, text=True, timeout=60, check=True)
-    capture.wait(20)
+    done = subprocess.run(command, stdin=capture.stdout, capture_output=True, text=True, timeout=180, check=True)
+    capture.wait(60)
     assert len(done.stdout.splitlines()) == 1
 
 
