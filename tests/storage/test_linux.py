@@ -26,6 +26,7 @@ from vmbus.linux.launch import ExitStatus, LinuxGuest
 from vmbus.testing.hosts import RunningHost
 from vmbus.testing.iso import build_iso
 from vmbus.testing.linux import StartGuest
+from vmbus.testing.waiting import until
 
 pytestmark = pytest.mark.linux
 
@@ -62,7 +63,7 @@ def nbd_server(command: list[str], socket: Path, file: Path) -> Iterator[None]:
 
 def wait_for_disks(letters: str) -> list[str]:
     """Lines of a script; all are waited for, because sd looks at its disks side by side and is done in any order."""
-    return [f"wait-path /dev/sd{letter} 15" for letter in letters]
+    return [f"wait-path /dev/sd{letter} 120" for letter in letters]
 
 
 def controller_of(host: RunningHost) -> StorageController:
@@ -100,8 +101,8 @@ def test_a_verified_random_load_runs_without_one_complaint(
             if disk.endswith(name):
                 servers.enter_context(nbd_server(command, tmp_path / name, path))
         host = running_host(make_devices(disks=[disk.format(path=path, folder=tmp_path)]))
-        guest = linux_guest(host.address, ["wait-path /dev/sda 10", "disk-load /dev/sda 2 8 7"])
-        assert guest.wait(60) == ExitStatus.DONE
+        guest = linux_guest(host.address, ["wait-path /dev/sda 120", "disk-load /dev/sda 2 8 7"])
+        assert guest.wait(240) == ExitStatus.DONE
         assert complaints(guest) == []
 
 
@@ -127,7 +128,7 @@ def test_linux_sees_sectors_cache_and_discard_as_they_are(
             "sh grep -q Msft /sys/block/sda/device/vendor",
         ],
     )
-    assert guest.wait(40) == ExitStatus.DONE
+    assert guest.wait(240) == ExitStatus.DONE
     assert complaints(guest) == []
 
 
@@ -139,32 +140,32 @@ def test_disks_come_go_and_grow_while_linux_uses_another(
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sda 10",
+            "wait-path /dev/sda 120",
             "background disk-load /dev/sda 4 4 1 32M",
             "say load-runs",
-            "wait-path /dev/sdb 10",
+            "wait-path /dev/sdb 120",
             "disk-fill /dev/sdb 0 1M 5",
             "say added",
-            "wait-gone /dev/sdb 10",
+            "wait-gone /dev/sdb 120",
             "say removed",
-            "sh for i in $(seq 100); do grep -q 262144 /sys/block/sda/size && exit 0; sleep 0.1; done; exit 1",
+            "sh for i in $(seq 1200); do grep -q 262144 /sys/block/sda/size && exit 0; sleep 0.1; done; exit 1",
             "wait",
         ],
     )
-    guest.wait_for_line("load-runs", 20)
+    guest.wait_for_line("load-runs", 120)
     extra = parse_disk_option("memory:8M").open()
     host.in_host(lambda: controller.add(UnitAddress(0, 0, 1), extra))
-    guest.wait_for_line("added", 20)
+    guest.wait_for_line("added", 120)
     host.in_host(lambda: controller.remove(UnitAddress(0, 0, 1)).close())
-    guest.wait_for_line("removed", 20)
+    guest.wait_for_line("removed", 120)
     backend = controller.units[UnitAddress(0, 0, 0)].backend
     assert isinstance(backend, FileBackend)
     host.in_host(lambda: backend.resize(128 << 20))
-    assert guest.wait(40) == ExitStatus.DONE
+    assert guest.wait(240) == ExitStatus.DONE
 
 
 FIND_FIRST_DISK = (
-    "sh for i in $(seq 150); do disk=$(ls /sys/bus/scsi/devices/*:0:0:0/block);"
+    "sh for i in $(seq 1200); do disk=$(ls /sys/bus/scsi/devices/*:0:0:0/block);"
     " test -b /dev/$disk && exec ln -s /dev/$disk /dev/first; sleep 0.1; done; exit 1"
 )
 """Which name it gets, nobody knows: sda is the old disk's as long as a process has that open."""
@@ -177,11 +178,10 @@ def test_a_controller_is_taken_away_in_use_and_comes_back(running_host: StartHos
         host.address,
         [
             *wait_for_disks("ab"),
-            "background disk-load /dev/sda 60 4 1",
+            "background disk-load /dev/sda 600 4 1",
             "background sh dd if=/dev/sdb of=/dev/null bs=4096 skip=1024 count=1 iflag=direct",
-            "sleep 0.5",
             "say in-use",
-            "wait-gone /sys/class/scsi_host/host0 15",
+            "wait-gone /sys/class/scsi_host/host0 120",
             "say all-gone",
             FIND_FIRST_DISK,
             "@again disk-load /dev/first 1 4 2",
@@ -189,13 +189,15 @@ def test_a_controller_is_taken_away_in_use_and_comes_back(running_host: StartHos
             "exit 0",
         ],
     )
-    guest.wait_for_line("in-use", 20)
+    guest.wait_for_line("in-use", 120)
+    stuck = controller_of(host).units[UnitAddress(0, 0, 1)]
+    assert until(lambda: host.in_host(lambda: stuck.outstanding), 120)
     host.in_host(slot.rescind)
-    guest.wait_for_line("all-gone", 30)
+    guest.wait_for_line("all-gone", 120)
     host.in_host(slot.reoffer)
-    guest.wait_for_line("came-back", 30)
+    guest.wait_for_line("came-back", 120)
     assert any(line.startswith("TEST again ok") for line in guest.lines)
-    assert guest.wait(30) == ExitStatus.DONE
+    assert guest.wait(240) == ExitStatus.DONE
 
 
 def test_a_host_with_a_terabyte_stays_small(linux_guest: StartGuest, tmp_path: Path) -> None:
@@ -207,9 +209,9 @@ def test_a_host_with_a_terabyte_stays_small(linux_guest: StartGuest, tmp_path: P
             assert host.stdout is not None and host.stdout.readline()
             guest = linux_guest(
                 address,
-                ["wait-path /dev/sda 10", "disk-load /dev/sda 2 16 7 64M", "disk-load /dev/sda 1 4 7 64M 1023G"],
+                ["wait-path /dev/sda 120", "disk-load /dev/sda 2 16 7 64M", "disk-load /dev/sda 1 4 7 64M 1023G"],
             )
-            assert guest.wait(60) == ExitStatus.DONE
+            assert guest.wait(240) == ExitStatus.DONE
             status = Path(f"/proc/{host.pid}/status").read_text()
         finally:
             host.terminate()
@@ -229,21 +231,22 @@ def test_linux_mounts_a_dvd_and_notices_another_disc(
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sr0 10",
+            "wait-path /dev/sr0 120",
             "mount /dev/sr0 /mnt iso9660 ro",
             f"sha256 /mnt/data.bin {sums[0]}",
             "umount /mnt",
             "say other-disc-please",
-            "sleep 3",
+            "@changed sh read line",
             "mount /dev/sr0 /mnt iso9660 ro",
             f"sha256 /mnt/data.bin {sums[1]}",
             "umount /mnt",
         ],
     )
-    guest.wait_for_line("other-disc-please", 20)
+    guest.wait_for_line("other-disc-please", 120)
     disc = FileBackend(str(tmp_path / "1.iso"), read_only=True)
     host.in_host(lambda: drive.change_disc(disc, force=True))
-    assert guest.wait(40) == ExitStatus.DONE
+    guest.write_line("")
+    assert guest.wait(240) == ExitStatus.DONE
 
 
 def test_what_linux_discards_becomes_holes_in_the_file(
@@ -254,7 +257,7 @@ def test_what_linux_discards_becomes_holes_in_the_file(
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sda 10",
+            "wait-path /dev/sda 120",
             "disk-fill /dev/sda 0 32M 3",
             "sync",
             "say all-written",
@@ -262,8 +265,8 @@ def test_what_linux_discards_becomes_holes_in_the_file(
             "disk-verify /dev/sda 0 8M 3",
         ],
     )
-    guest.wait_for_line("all-written", 30)
-    assert guest.wait(30) == ExitStatus.DONE
+    guest.wait_for_line("all-written", 120)
+    assert guest.wait(240) == ExitStatus.DONE
     assert path.stat().st_blocks * 512 <= 17 << 20
     assert complaints(guest) == []
 
@@ -288,7 +291,7 @@ def test_errors_below_the_disk_reach_linux_as_errors_and_only_there(
             "disk-load /dev/sdb 1 4 9",
         ],
     )
-    assert guest.wait(40) == ExitStatus.DONE
+    assert guest.wait(240) == ExitStatus.DONE
     assert any("critical medium error" in line for line in guest.lines)
     assert any("critical space allocation error" in line for line in guest.lines)
 
@@ -301,15 +304,19 @@ def test_a_stuck_disk_does_not_stop_another(running_host: StartHost, linux_guest
             *wait_for_disks("ab"),
             "background sh dd if=/dev/sda of=/dev/null bs=4096 skip=2048 count=1 iflag=direct",
             "background sh dd if=/dev/sda of=/dev/null bs=4096 skip=2049 count=1 iflag=direct",
-            "sleep 0.5",
+            "say reading",
+            "@both sh read line",
             "@load disk-load /dev/sdb 2 8 1",
             "say finished",
             "exit 0",
         ],
     )
-    guest.wait_for_line("finished", 30)
-    assert any(line.startswith("TEST load ok") for line in guest.lines)
+    guest.wait_for_line("reading", 120)
     unit = controller_of(host).units[UnitAddress(0, 0, 0)]
+    assert until(lambda: host.in_host(lambda: unit.outstanding) == 2, 120)
+    guest.write_line("")
+    guest.wait_for_line("finished", 120)
+    assert any(line.startswith("TEST load ok") for line in guest.lines)
     assert host.in_host(lambda: unit.outstanding) == 2
 
 
@@ -322,7 +329,7 @@ def test_disks_on_every_controller_target_and_path_are_found(running_host: Start
     guest = linux_guest(
         host.address, [*wait_for_disks("abcdef"), "sh cat /sys/block/sd?/size | sort -n | tr '\\n' ' '"]
     )
-    assert guest.wait(30) == ExitStatus.DONE
+    assert guest.wait(240) == ExitStatus.DONE
     sizes = " ".join(str(size * 2048) for size in range(4, 10))
     assert any(sizes in line for line in guest.lines), guest.lines
     assert complaints(guest) == []
@@ -340,7 +347,7 @@ def test_a_power_cut_under_ext4_leaves_a_file_system_that_repairs_itself(
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sda 10",
+            "wait-path /dev/sda 120",
             "mount /dev/sda /mnt ext4",
             "write-file /mnt/kept 4M 1",
             "sync",
@@ -348,7 +355,7 @@ def test_a_power_cut_under_ext4_leaves_a_file_system_that_repairs_itself(
             "sh i=0; while true; do i=$((i+1)); cp /mnt/kept /mnt/f$i || break; done",
         ],
     )
-    guest.wait_for_line("synced", 30)
+    guest.wait_for_line("synced", 120)
     backend = unit.backend
     host.in_host(lambda: backend.cut_power(random.Random(3)))  # type: ignore[union-attr]
     guest.kill()

@@ -190,7 +190,7 @@ int cmd_uio_echo(int argc, char **argv)
 			struct pollfd entry = { .fd = channel.fd, .events = POLLIN };
 			uint32_t interrupts;
 
-			if (poll(&entry, 1, 5000) <= 0 || read(channel.fd, &interrupts, sizeof(interrupts)) < 0)
+			if (poll(&entry, 1, 60000) <= 0 || read(channel.fd, &interrupts, sizeof(interrupts)) < 0)
 				return fail_errno("no answer to packet %llu", (unsigned long long)i);
 		}
 		if (descriptor.type != (i % 2 ? COMPLETION : IN_BAND) || (i % 2 && descriptor.transaction != i + 1))
