@@ -259,7 +259,7 @@ class LoopThread:
     def start(self) -> None:
         self._thread.start()
 
-    def call(self, work: Callable[[], T], timeout: float = 30.0) -> T:
+    def call(self, work: Callable[[], T], timeout: float = 60.0) -> T:
         """Run ``work`` in the loop and wait for what it returns or raises; from any other thread."""
         finished = threading.Event()
         outcome: list[T] = []
@@ -279,7 +279,7 @@ class LoopThread:
             raise failure[0]
         return outcome[0]
 
-    def stop(self, timeout: float = 10.0) -> None:
+    def stop(self, timeout: float = 60.0) -> None:
         self.loop.stop()
         self._thread.join(timeout)
         if self._thread.is_alive():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmbus.control.errors import MessageTooShort, UnsupportedMessage
@@ -177,11 +177,13 @@ def test_reading_from_outside_finds_something_in_everything():
     assert type(read_message(payload(14, old)).body) is control.InitiateContact
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=8, max_size=240), st.sampled_from([None, *ALL_VERSIONS]), st.integers(0, 255))
 def test_every_message_is_read_and_built_again_byte_by_byte(data, version, features):
     assert read_message(data, version, FeatureFlags(features)).build() == data
 
 
+@settings(deadline=None)
 @given(st.integers(1, 29), st.binary(max_size=232), st.sampled_from(ALL_VERSIONS), st.integers(0, 255))
 def test_what_is_parsed_strictly_is_built_again_byte_by_byte(number, body, version, features):
     data = payload(number, body)

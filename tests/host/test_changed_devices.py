@@ -62,7 +62,7 @@ def test_disks_and_devices_that_were_added_are_there_again(
     assert ctl(bus, "add-scsi", disks=["memory:2M"]) == []
     assert ctl(bus, "add-nic", nic="embedded,mac=02:00:00:00:00:07") == ["net2"]
     assert ctl(bus, "add-device", device="echo") == ["echo"]
-    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 5, timeout=10)
+    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 5, timeout=60)
     added = bus.disk(2)
     ids = {slot.label: slot.device.instance_id for slot in bus.host.slots}
     for _ in range(2):
@@ -84,7 +84,7 @@ def test_what_was_removed_stays_away(restarts: Callable[..., Restarts], other: P
     for _ in range(2):
         bus.restart(kill=kill)
         assert units(bus) == ["0:0:0"] and disk.read(0, 1) == bytes(512)
-        assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 2, timeout=10)
+        assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 2, timeout=60)
         assert labels(bus) == ["scsi", "net"]
 
 
@@ -124,7 +124,7 @@ def test_a_device_that_is_being_removed_when_the_host_is_killed_takes_leave_in_g
     saved = json.loads(bus.state.read_text())["devices"]
     assert [one["offered"] for one in saved] == [True, True, False]
     bus.restart(kill=True)
-    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 2, timeout=10)
+    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 2, timeout=60)
     assert labels(bus) == ["scsi", "scsi1"]
 
 
@@ -162,7 +162,7 @@ def test_a_change_before_the_guest_is_back_is_not_forgotten(restarts: Callable[.
     host.inventory.remove(host.slots[2])
     host.close()
     bus.start()
-    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 2, timeout=10)
+    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 2, timeout=60)
     assert labels(bus) == ["scsi", "scsi1"] and disk.read(0, 1) == bytes(512)
 
 
@@ -183,7 +183,7 @@ def with_drive(restarts: Callable[..., Restarts], other: Path, tmp_path: Path) -
     before = bus.make
     bus.make = lambda: [*before(), *make_devices(disks=[f"{named},dvd,controller=7"])]
     bus.restart(kill=False)
-    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 4, timeout=10)
+    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 4, timeout=60)
     return bus
 
 
@@ -204,7 +204,7 @@ def test_a_disc_that_was_changed_is_in_the_drive_again(with_drive: Restarts, oth
 @KILL
 def test_a_tray_that_the_guest_has_locked_or_opened_is_so_in_the_next_process(with_drive: Restarts, kill: bool) -> None:
     bus = with_drive
-    link = bus.guest.bus.wait(bus.guest.driver(FourChannels, 2).ready, 10)
+    link = bus.guest.bus.wait(bus.guest.driver(FourChannels, 2).ready, 60)
     disk = Disk(link, bus.guest.pages, bus.guest.bus.wait)
     disk.run(PreventAllow(opcode=Opcode.PREVENT_ALLOW, prevent=1))
     bus.restart(kill=kill)

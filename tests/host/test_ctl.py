@@ -41,13 +41,13 @@ class Watched:
         self.path = f"{self.address.params}.ctl"
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        with CtlClient(self.address, seconds=10) as client:
+        with CtlClient(self.address, seconds=60) as client:
             return client.request(command, **arguments)
 
     def raw(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self.path)
-        connection.settimeout(10)
+        connection.settimeout(60)
         return connection
 
 
@@ -122,14 +122,14 @@ def test_devices_come_and_go_under_a_running_guest(
     assert watched.ask("add-scsi", disks=[disk]) == ["scsi"]
     assert watched.ask("add-nic", nic="embedded") == ["net"]
     assert watched.ask("add-nic", nic="embedded,mac=02:00:00:00:00:07") == ["net2"]
-    assert guest.loop.run(lambda: len(guest.drivers) == 3, timeout=10)
+    assert guest.loop.run(lambda: len(guest.drivers) == 3, timeout=60)
     watched.ask("rescind", name="net2")
-    assert guest.loop.run(lambda: len(guest.drivers) == 2, timeout=10)
+    assert guest.loop.run(lambda: len(guest.drivers) == 2, timeout=60)
     watched.ask("offer", name="net2")
-    assert guest.loop.run(lambda: len(guest.drivers) == 3, timeout=10)
+    assert guest.loop.run(lambda: len(guest.drivers) == 3, timeout=60)
     for label in ("scsi", "net", "net2"):
         watched.ask("remove", name=label)
-    assert guest.loop.run(lambda: not guest.drivers, timeout=20)
+    assert guest.loop.run(lambda: not guest.drivers, timeout=60)
     assert watched.ask("inspect", path="devices") == {}
 
 
@@ -262,5 +262,5 @@ def test_the_hosts_command_opens_the_socket_and_dumps_its_flight_recorder(tmp_pa
         assert image.read_bytes() == bytes(4096)
     finally:
         host.terminate()
-        assert host.wait(20) == 0
+        assert host.wait(60) == 0
     assert not (tmp_path / "s.ctl").exists()

@@ -134,8 +134,8 @@ def answer_to(bus: Restarts) -> str:
     thread.call(lambda: host.accept(theirs))
     with_new = Guest(ours, drivers=[FourChannels], vp_count=2)
     try:
-        with_new.boot(10)
-        link = with_new.bus.wait(with_new.driver(FourChannels).ready, 10)
+        with_new.boot(60)
+        link = with_new.bus.wait(with_new.driver(FourChannels).ready, 60)
         assert Disk(link, with_new.pages, with_new.bus.wait, FIRST_UNIT).open().read(0, 1) == bytes(512)
     finally:
         with_new.close()

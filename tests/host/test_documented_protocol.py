@@ -42,7 +42,7 @@ class Guest:
 
     def connect(self) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.socket.connect(self._path)
 
     def frame(self, operation: int, body: bytes, sequence: int = 0, descriptors: tuple[int, ...] = ()) -> None:

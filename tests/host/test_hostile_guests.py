@@ -57,7 +57,7 @@ def next_guest_is_served(pair: PartitionPair) -> bool:
 
 
 def is_disconnected(raw: RawGuest) -> bool:
-    raw.socket.settimeout(5)
+    raw.socket.settimeout(60)
     try:
         while raw.socket.recv(4096):
             pass
@@ -104,7 +104,7 @@ def test_a_guest_that_dies_within_its_hello_is_forgotten(pair: PartitionPair, cu
 def test_a_first_frame_that_is_no_hello_is_refused(pair: PartitionPair) -> None:
     connection = pair.connect()
     connection.sendall(build_frame(Operation.SIGNAL_EVENT, bytes(8)))
-    connection.settimeout(5)
+    connection.settimeout(60)
     assert connection.recv(100) == b""
     connection.close()
     assert next_guest_is_served(pair)
@@ -137,7 +137,7 @@ def test_a_gpadl_with_pages_outside_memory_is_refused(pair: PartitionPair) -> No
     beyond = guest.memory.size // 4096
     gpadl_id = guest.control.create_gpadl(channel_id, [GpaRange(4096, 0, (beyond,))])
     guest.post()
-    assert guest.loop.run(lambda: gpadl_id not in guest.control.gpadls, timeout=5)
+    assert guest.loop.run(lambda: gpadl_id not in guest.control.gpadls, timeout=60)
     guest.close()
     assert next_guest_is_served(pair)
 
@@ -152,7 +152,7 @@ def test_a_ring_gpadl_that_the_guest_changes_after_it_was_created_is_the_one_tha
     gpadl_id = guest.control.create_gpadl(channel_id, [GpaRange(4 * 4096, 0, pfns)])
     again = GpadlHeader(channel_id=channel_id, gpadl_id=gpadl_id, range_bytes=16, range_count=1, words=(4096, 9))
     guest.post()
-    guest.loop.run(lambda: not guest.control.gpadls[gpadl_id].waits, timeout=5)
+    guest.loop.run(lambda: not guest.control.gpadls[gpadl_id].waits, timeout=60)
     guest._connection.post_message(0, MULTICLIENT_CONNECTION_ID, 1, struct.pack("<II", 8, 0) + again.build())
     assert pair.in_host(lambda: pair.host.partition.gpadls[channel_id][gpadl_id].byte_count) == 4 * 4096  # type: ignore[union-attr]
     guest.close()
@@ -168,7 +168,7 @@ def test_an_open_with_rings_that_cannot_be_is_refused_and_the_channel_can_be_ope
     pfns = guest.pages.allocate(4)
     gpadl_id = guest.control.create_gpadl(channel_id, [GpaRange(4 * 4096, 0, pfns)])
     guest.post()
-    guest.loop.run(lambda: not guest.control.gpadls[gpadl_id].waits, timeout=5)
+    guest.loop.run(lambda: not guest.control.gpadls[gpadl_id].waits, timeout=60)
     request = OpenChannel(
         channel_id=channel_id,
         open_id=1,
@@ -197,6 +197,6 @@ def test_the_rings_of_an_open_channel_are_the_hosts_until_it_is_closed(pair: Par
     channel.close()
     guest.control.close(channel_id)
     guest.post()
-    assert guest.loop.run(lambda: ring not in guest.control.gpadls, timeout=5)
+    assert guest.loop.run(lambda: ring not in guest.control.gpadls, timeout=60)
     guest.close()
     assert next_guest_is_served(pair)

@@ -42,19 +42,25 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
 
     with pair, socket.socket(socket.AF_UNIX) as service:
         relay, guest = pair.in_host(serve_sockets), pair.guest
-        link = guest.bus.wait(guest.driver(StorageDriver).ready, 10)
+        link = guest.bus.wait(guest.driver(StorageDriver).ready, 60)
         Disk(link, guest.pages, guest.bus.wait, FIRST_UNIT).open()
         buffer = GuestBuffer(guest.pages, 512, scattered=True)
         link.execute(FIRST_UNIT, Transfer16(opcode=Opcode.READ_16, lba=1030, length=1), buffer, DataDirection.IN)
         card = guest.driver(NetworkDriver)
-        guest.bus.wait(card.ready, 10)
+        guest.bus.wait(card.ready, 60)
         NetworkCard(guest.bus, card, "10.7.0.2").ping("10.7.0.1")
         service.bind(f"{path}_77")
         service.listen(1)
         sockets.connect(guest.bus, 77).send(b"hello")
-        time.sleep(0.05)
+        time.sleep(0.05)  # the age of what is stuck
+        card_device = pair.host.slots[1].device
+
+        def outstanding() -> int:
+            return int(card_device.inspect()["session"]["receive_buffer"]["outstanding_packets"])
+
+        assert guest.loop.run(lambda: pair.in_host(outstanding) == 0, timeout=60)
         # The guest does not run meanwhile: what it is lent stays lent.
-        pair.in_host(lambda: pair.host.slots[1].device.set_link(False))  # type: ignore[attr-defined]
+        pair.in_host(lambda: card_device.set_link(False))  # type: ignore[attr-defined]
         yield pair.in_host(lambda: inspect_host(pair.host))
         pair.in_host(relay.close)
 

@@ -46,7 +46,7 @@ class Served:
             lambda: self.heard.append(f"{name} to guest"),
         )
 
-    def run(self, until: Callable[[], bool] = lambda: False, timeout: float = 5.0) -> bool:
+    def run(self, until: Callable[[], bool] = lambda: False, timeout: float = 60.0) -> bool:
         return self.loop.run(until, timeout=timeout)
 
 
@@ -177,8 +177,8 @@ def test_a_guest_without_monitor_pages_is_served_by_hypercalls(disk: str) -> Non
         partition = pair.host.partition
         assert partition is not None
         Workload(pair.guest).run_round()
+        pair.in_host(lambda: partition.monitor.use(pair.guest.memory, None))  # takes what is pending
         before = partition.monitor.signals_to_host
-        pair.in_host(lambda: partition.monitor.use(pair.guest.memory, None))
         pair.guest._drop_pages()
         Workload(pair.guest, seed=2)
         assert partition.monitor.signals_to_host == before
@@ -190,7 +190,7 @@ def test_a_guest_that_leaves_ends_the_looking(disk: str) -> None:
         assert partition is not None
         Workload(pair.guest).run_round()
         pair.guest.unload()
-        looks = partition.monitor.looks
+        looks = pair.in_host(lambda: partition.monitor.looks)
         time.sleep(0.05)
         assert partition.monitor.looks == looks
 

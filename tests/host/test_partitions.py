@@ -15,6 +15,7 @@ from vmbus.drivers.driver import ChannelOffer, Driver, DriverBus
 from vmbus.drivers.promise import Promise
 from vmbus.errors import VmbusError
 from vmbus.ring import RingPacket
+from vmbus.testing.descriptors import open_descriptors
 from vmbus.testing.partitions import PartitionPair
 from vmbus.testing.waiting import until
 from vmbus.transport.client import HostGone, HostRefused
@@ -70,9 +71,9 @@ def test_a_rescinded_device_is_detached_and_attached_again_when_it_is_offered_ag
         driver = driver_of(pair)
         slot = pair.host.slots[0]
         pair.in_host(slot.rescind)
-        assert pair.guest.loop.run(lambda: driver.detached, timeout=5)
+        assert pair.guest.loop.run(lambda: driver.detached, timeout=60)
         pair.in_host(slot.reoffer)
-        assert pair.guest.loop.run(lambda: bool(pair.guest.drivers), timeout=5)
+        assert pair.guest.loop.run(lambda: bool(pair.guest.drivers), timeout=60)
         answer = driver_of(pair).ask(b"again!!!", 1)
         assert pair.guest.bus.wait(answer) == b"again!!!"
 
@@ -85,7 +86,7 @@ def test_a_device_is_offered_again_when_the_guest_has_let_go_of_its_old_channel_
         assert until(lambda: not pair.in_host(lambda: slot.channel_ids))
         pair.in_host(slot.reoffer)
         assert pair.in_host(lambda: (len(slot.channels), slot.channel_ids)) == (1, {})
-        assert pair.guest.loop.run(lambda: driver.detached and bool(pair.guest.drivers), timeout=5)
+        assert pair.guest.loop.run(lambda: driver.detached and bool(pair.guest.drivers), timeout=60)
         assert pair.guest.bus.wait(driver_of(pair).ask(b"again!!!", 1)) == b"again!!!"
 
 
@@ -105,7 +106,7 @@ def test_a_guest_that_breaks_its_ring_loses_that_channel_and_the_host_serves_on(
             pair.guest.bus.wait(driver.opened)
         first.channel.outgoing.memory.words[0] = 0xFFFFFFF0
         pair.guest.signal(pair.guest.control.channels[first.channel.channel_id].connection_id)
-        assert pair.guest.loop.run(lambda: first.detached, timeout=5)
+        assert pair.guest.loop.run(lambda: first.detached, timeout=60)
         assert pair.guest.bus.wait(second.ask(b"alive!!!", 9)) == b"alive!!!"
 
 
@@ -115,7 +116,7 @@ def test_guests_come_and_go_and_nothing_is_left() -> None:
 
         def held() -> tuple[int, int]:
             maps = Path("/proc/self/maps").read_text().count("memfd:vmbus")
-            return len(os.listdir("/proc/self/fd")), maps
+            return len(open_descriptors()), maps
 
         def next_guest() -> None:
             pair.guest.close()
@@ -128,7 +129,7 @@ def test_guests_come_and_go_and_nothing_is_left() -> None:
         for _ in range(10):
             next_guest()
         pair.in_host(lambda: None)
-        assert held() == before
+        assert until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
         assert pair.in_host(lambda: pair.host.guests_served) == 12
 
 
@@ -146,7 +147,7 @@ def test_a_guest_notices_when_its_host_goes() -> None:
         answer = driver.ask(b"x" * 8, 1)
         pair.guest.bus.wait(answer)
         pair.in_host(lambda: pair.host.disconnect_guest("test"))
-        assert pair.guest.loop.run(lambda: pair.guest.gone is not None, timeout=5)
+        assert pair.guest.loop.run(lambda: pair.guest.gone is not None, timeout=60)
         with pytest.raises(HostGone):
             pair.guest.bus.wait(Promise[None]())
 

@@ -45,12 +45,13 @@ class Pair(PartitionPair):
 
     def link(self) -> StorageLink:
         link: StorageLink = self.guest.bus.wait(self.guest.driver(FourChannels).ready)
-        assert self.guest.loop.run(lambda: len(link.channels) == 4, timeout=10)
+        assert self.guest.loop.run(lambda: len(link.channels) == 4, timeout=60)
         return link
 
     def card(self) -> NetworkCard:
         driver: FourQueues = self.guest.driver(FourQueues)
         self.guest.bus.wait(driver.ready)
+        assert self.guest.loop.run(lambda: len(driver.queues) == 4, timeout=60)
         return NetworkCard(self.guest.bus, driver, "10.7.0.2")
 
     def targets(self) -> dict[int, int | None]:
@@ -131,7 +132,7 @@ def test_channels_moved_between_processors_under_load_lose_nothing(
         def move() -> None:
             for channel in channels:
                 moves.append(pair.guest.bus.modify(channel, chance.randrange(PROCESSORS)))
-            pair.guest.loop.run(lambda: all(one.done for one in moves), timeout=10)
+            pair.guest.loop.run(lambda: all(one.done for one in moves), timeout=60)
             assert card.connect("10.7.0.1", 7).exchange(pattern(len(moves), 50_000)) == pattern(len(moves), 50_000)
 
         write_and_compare(pair, 2, move)
@@ -143,14 +144,16 @@ def test_channels_moved_between_processors_under_load_lose_nothing(
 def test_a_processor_that_a_channel_has_left_hears_no_more_of_it() -> None:
     with Pair() as pair:
         link = pair.link()
+        numbers = {channel.channel_id for channel in link.channels}
         for target in (3, 1, 2, 0):
             for channel in link.channels:
                 pair.guest.bus.wait(pair.guest.bus.modify(channel, target))
-            pair.guest.loop.run(timeout=0.3)  # what was signalled before the move may still arrive
+            pair.in_host(lambda: None)
+            pair.guest.loop.run_once()  # what was signalled before the move arrives now
             before = dict(pair.guest.flags_seen)
             write_and_compare(pair, target)
-            grown = {vp for (vp, number), count in pair.guest.flags_seen.items() if count > before.get((vp, number), 0)}
-            assert grown == {target}
+            grown = {key for key, count in pair.guest.flags_seen.items() if count > before.get(key, 0)}
+            assert {vp for vp, number in grown if number in numbers} == {target}
 
 
 def test_a_move_to_a_processor_that_does_not_exist_is_refused_and_the_channel_goes_on() -> None:

@@ -58,7 +58,8 @@ def test_a_killed_host_keeps_its_state_from_nobody(state: Path, holder: subproce
     Servicing(state).close()
 
 
-def test_a_host_waits_for_its_predecessor_to_end(state: Path) -> None:
+def test_a_host_waits_for_its_predecessor_to_end(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmbus.host.state_lock.PATIENCE_SECONDS", 60.0)
     first = StateLock(state)
     threading.Timer(0.3, first.close).start()
     StateLock(state).close()

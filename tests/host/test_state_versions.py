@@ -120,4 +120,4 @@ def test_fields_that_nobody_knows_harm_nobody(restarts: Callable[..., Restarts])
     assert str(document).count("of_later") > 20
     bus.state.write_text(json.dumps(document))
     bus.start()
-    assert disk.read(0, 1) == bytes(512) and card.ping("10.7.0.1") < 5
+    assert disk.read(0, 1) == bytes(512) and card.ping("10.7.0.1") < 30

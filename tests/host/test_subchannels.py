@@ -27,7 +27,7 @@ class Pair(PartitionPair):
     def link(self) -> StorageLink:
         """The driver's channels, all of them."""
         link: StorageLink = self.guest.bus.wait(self.guest.driver(FourChannels).ready)
-        assert self.guest.loop.run(lambda: len(link.channels) == SUBCHANNELS + 1, timeout=10)
+        assert self.guest.loop.run(lambda: len(link.channels) == SUBCHANNELS + 1, timeout=60)
         return link
 
     def offered(self) -> list[int]:
@@ -49,7 +49,7 @@ def test_a_guest_that_closes_the_primary_channel_and_opens_it_again_gets_new_sub
             disk.write(generation, bytes([generation]) * 512)
             for channel in [*subchannels, primary] if closes_all else [primary]:
                 guest.bus.close(channel)
-            assert guest.loop.run(lambda: len(guest.offers) == 1, timeout=10), "the subchannels are rescinded"
+            assert guest.loop.run(lambda: len(guest.offers) == 1, timeout=60), "the subchannels are rescinded"
             assert pair.offered() == [0]
             driver.ready = Promise()
             driver.attach(guest.bus, guest.offers[primary.channel_id])
@@ -76,5 +76,5 @@ def test_a_device_that_is_taken_away_takes_its_subchannels_back_first(monkeypatc
         monkeypatch.setattr(pair.guest.bus, "rescinded", noted)
         index = {channel_id: offer.subchannel_index for channel_id, offer in pair.guest.offers.items()}
         pair.in_host(lambda: pair.host.slots[0].rescind())
-        assert pair.guest.loop.run(lambda: not pair.guest.offers, timeout=10)
+        assert pair.guest.loop.run(lambda: not pair.guest.offers, timeout=60)
         assert [index[channel_id] for channel_id in gone] == [3, 2, 1, 0]

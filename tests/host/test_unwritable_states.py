@@ -39,14 +39,14 @@ def test_a_guest_goes_on_when_the_state_cannot_be_written_any_more(
     obstacle.mkdir()
     for slot in bus.host.slots[1:]:
         bus.in_host(slot.rescind)
-    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 1, timeout=10)
+    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 1, timeout=60)
     assert disk.read(0, 1) == bytes(512)
     (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert said.startswith(f"cannot write the state {bus.state}: Is a directory: ")
     assert not bus.state.exists()  # an old one would be taken for what is true now
     obstacle.rmdir()
     bus.in_host(bus.host.slots[1].reoffer)
-    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 2, timeout=10)
+    assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 2, timeout=60)
     bus.restart(kill=True)
     assert disk.read(0, 1) == bytes(512)
 

@@ -9,18 +9,21 @@ import pytest
 
 from vmbus.devices.hvsocket.relay import MAX_REQUESTS, VsockRelay, _Wish
 from vmbus.testing.vsock import VsockPair
+from vmbus.testing.waiting import until
 from vmbus.wire.hvsocket import service_of_port
 
 
 def test_so_many_requests_are_carried_out_in_one_turn_and_all_of_them_in_some(
     joined: VsockPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    waiting = 3 * MAX_REQUESTS - 2  # a listener takes one or two at once
     turns: list[int] = []
     tried: Counter[UUID] = Counter()
     ask_again, settle = VsockRelay._ask_again, VsockRelay._settle
 
     def turn(relay: VsockRelay) -> None:
-        turns.append(0)
+        if len(relay._wishes) >= waiting:
+            turns.append(0)
         ask_again(relay)
 
     def counted(relay: VsockRelay, wish: _Wish) -> bool:
@@ -34,8 +37,9 @@ def test_so_many_requests_are_carried_out_in_one_turn_and_all_of_them_in_some(
     with joined.listen(20, backlog=0):
         for number in range(3 * MAX_REQUESTS):
             joined.pair.guest.bus.connect_socket(service_of_port(20), service_of_port(0x9000_0000 + number))
-        assert joined.pair.guest.loop.run(lambda: len(turns) > 7, timeout=10)
-    assert max(turns) == MAX_REQUESTS and len(tried) >= 3 * MAX_REQUESTS - 2  # a listener takes one or two at once
+        joined.pair.guest.loop.run_once()
+        assert until(lambda: len(turns) > 7)
+    assert max(turns) == MAX_REQUESTS and len(tried) >= waiting
     assert max(tried.values()) - min(tried.values()) <= 2
 
 
@@ -46,7 +50,7 @@ def test_requests_of_a_guest_that_died_are_forgotten(joined: VsockPair) -> None:
     with joined.listen(20, backlog=0):
         for number in range(4):
             joined.pair.guest.bus.connect_socket(service_of_port(20), service_of_port(0x9000_0000 + number))
-        assert joined.pair.guest.loop.run(lambda: waiting() > 0, timeout=5)
+        assert joined.pair.guest.loop.run(lambda: waiting() > 0, timeout=60)
         joined.pair.guest.close()
         joined.pair.new_guest().boot()
         assert waiting() == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmbus.gpadl import (
@@ -36,6 +36,7 @@ def gpa_ranges(draw):
     return GpaRange(count, offset, tuple(pfns))
 
 
+@settings(deadline=None)
 @given(st.lists(gpa_ranges(), min_size=1, max_size=6))
 def test_a_gpadl_split_over_messages_comes_together_again(ranges):
     content = build_ranges(ranges)
@@ -48,6 +49,7 @@ def test_a_gpadl_split_over_messages_comes_together_again(ranges):
     assert gpadl.byte_count == sum(one.byte_count for one in ranges)
 
 
+@settings(deadline=None)
 @given(gpa_ranges())
 def test_the_segments_of_a_range_are_its_bytes_in_order(one):
     expected = []
@@ -120,6 +122,7 @@ def test_only_one_range_of_whole_pages_can_be_a_ring():
             Gpadl(9, bad, memory).page_run()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 8), st.integers(0, 400), st.lists(st.binary(max_size=100), min_size=1, max_size=5))
 def test_random_gpadls_end_in_a_gpadl_or_a_typed_error(count, size, messages):
     try:

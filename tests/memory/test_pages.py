@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmbus.memory import GuestMemory, GuestMemoryError
@@ -50,6 +50,7 @@ def test_pages_below_the_first_address_of_the_memory_are_not_handed_out():
         assert PageAllocator(low).allocate(1) == (8,)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 8), st.booleans(), st.booleans()), max_size=30))
 def test_every_page_is_owned_by_exactly_one(steps):
     pages = PageAllocator(memory)

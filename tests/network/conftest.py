@@ -26,7 +26,7 @@ def ip() -> Iterator[RunIp]:
     if libc.unshare(CLONE_NEWNET) or not os.path.exists("/dev/net/tun"):
         os.close(before)
         pytest.skip("TAP interfaces need /dev/net/tun and CAP_NET_ADMIN")
-    yield lambda *words: subprocess.run(["ip", *words], check=True, timeout=10)
+    yield lambda *words: subprocess.run(["ip", *words], check=True, timeout=60)
     libc.setns(before, CLONE_NEWNET)
     os.close(before)
 

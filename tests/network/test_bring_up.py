@@ -26,18 +26,18 @@ def test_every_version_carries_a_ping(make_wire: MakeWire, version: NvspVersion)
     wire = make_wire(newest_version=version)
     card = wire.card()
     assert card.driver.version == version
-    assert card.ping("10.7.0.1") < 5
+    assert card.ping("10.7.0.1") < 30
 
 
 @pytest.mark.parametrize("size", [0, 1, 56, 1400, 1472])
 def test_pings_of_every_size_come_back_whole(wire: Wire, size: int) -> None:
-    assert wire.card().ping("10.7.0.1", size) < 5
+    assert wire.card().ping("10.7.0.1", size) < 30
 
 
 def test_a_guest_that_asks_for_an_older_version_gets_it(wire: Wire) -> None:
     card = wire.card(NetworkDriver(newest_version=NvspVersion.V4))
     assert card.driver.version == NvspVersion.V4
-    assert card.ping("10.7.0.1") < 5
+    assert card.ping("10.7.0.1") < 30
 
 
 def test_a_card_that_was_shut_down_leaves_nothing_mapped(wire: Wire) -> None:

@@ -30,14 +30,14 @@ def provider(**options: Any) -> NetworkProvider:
 
 def card_of(pair: PartitionPair, kind: type[NetworkDriver] = NetworkDriver) -> NetworkCard:
     driver: NetworkDriver = pair.guest.driver(kind)
-    pair.guest.bus.wait(driver.ready, 10)
+    pair.guest.bus.wait(driver.ready, 60)
     return NetworkCard(pair.guest.bus, driver, "10.7.0.2")
 
 
 @pytest.mark.parametrize("version", ALL_VERSIONS[2:], ids=lambda version: version.name)
 def test_a_card_works_over_every_version_of_vmbus(version: Version) -> None:
     with PartitionPair([provider()], [NetworkDriver], versions=[version]) as pair:
-        assert card_of(pair).ping(GATEWAY, 1400) < 5
+        assert card_of(pair).ping(GATEWAY, 1400) < 30
 
 
 def test_a_stream_crosses_two_partitions_and_back() -> None:
@@ -63,7 +63,7 @@ def test_a_guest_that_wants_more_channels_than_there_are_gets_one() -> None:
     with PartitionPair([provider(queues=1)], [FourQueues], vp_count=4) as pair:
         card = card_of(pair, FourQueues)
         assert len(card.driver.queues) == 1
-        assert card.ping(GATEWAY) < 5
+        assert card.ping(GATEWAY) < 30
 
 
 def test_a_card_can_be_taken_away_in_the_middle_of_a_stream_and_given_back() -> None:
@@ -75,13 +75,13 @@ def test_a_card_can_be_taken_away_in_the_middle_of_a_stream_and_given_back() -> 
         bus = device.bus
         assert bus is not None
         pair.in_host(bus.rescind)
-        pair.guest.loop.run(lambda: not pair.guest.drivers, timeout=5)
+        pair.guest.loop.run(lambda: not pair.guest.drivers, timeout=60)
         assert pair.guest.drivers == []
         with pytest.raises(DriverError):
             card.ping(GATEWAY, timeout=0.1)
         pair.in_host(bus.reoffer)
-        pair.guest.loop.run(lambda: bool(pair.guest.drivers), timeout=5)
-        assert card_of(pair).ping(GATEWAY) < 5
+        pair.guest.loop.run(lambda: bool(pair.guest.drivers), timeout=60)
+        assert card_of(pair).ping(GATEWAY) < 30
         assert pair.in_host(lambda: device.inspect())["session"]["queues"].keys() == {"0"}
 
 
@@ -91,4 +91,4 @@ def test_the_next_guest_gets_the_card_of_one_that_vanished() -> None:
         card_of(pair).connect(GATEWAY, 7).send(bytes(100_000))
         pair.guest.close()
         pair.new_guest().boot()
-        assert card_of(pair).ping(GATEWAY) < 5
+        assert card_of(pair).ping(GATEWAY) < 30

@@ -32,8 +32,8 @@ def tapped(ip: RunIp, make_wire: MakeWire) -> Iterator[Wire]:
 
 def test_the_kernel_answers_our_pings(tapped: Wire) -> None:
     card = tapped.card(address="10.9.0.2")
-    assert card.ping("10.9.0.1", 56) < 5
-    assert card.ping("10.9.0.1", 1400) < 5
+    assert card.ping("10.9.0.1", 56) < 30
+    assert card.ping("10.9.0.1", 1400) < 30
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["single frames", "large frames"])
@@ -52,7 +52,7 @@ def test_a_stream_reaches_a_kernel_socket_and_comes_back(tapped: Wire, large: bo
     driver = NetworkDriver(large_sends=large, coalescing=large)
     stream = tapped.card(driver, address="10.9.0.2").connect("10.9.0.1", 5000)
     assert hashlib.sha256(stream.exchange(data)).digest() == hashlib.sha256(data).digest()
-    thread.join(5)
+    thread.join(60)
     inspected = tapped.provider.inspect()
     assert inspected["backend"]["lost"] == 0
     assert (inspected["frames_from_guest"] < len(data) / 1460) == large
@@ -65,7 +65,7 @@ def test_a_frame_that_is_longer_than_the_card_takes_is_dropped(tapped: Wire, ip:
     ip("link", "set", "tap0", "mtu", "9000")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(bytes(5000), ("10.9.0.2", 9))
-    assert card.ping("10.9.0.1") < 5
+    assert card.ping("10.9.0.1") < 30
     assert tapped.provider.card.dropped == 1
 
 

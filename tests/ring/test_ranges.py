@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmbus.gpadl import (
@@ -55,6 +55,7 @@ def test_each_bad_list_of_pages_has_its_error(error, count, words):
         parse_gpa_direct(struct.pack("<II", 0xDEAD, count) + b"".join(packed))
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=8, max_size=200))
 def test_random_extensions_parse_or_raise_the_typed_error(extension):
     try:

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
@@ -23,6 +22,7 @@ from vmbus.devices.storage.file import FileBackend
 from vmbus.devices.storage.memory import MemoryBackend
 from vmbus.devices.storage.nbd import NbdBackend, parse_server
 from vmbus.devices.storage.overlay import OverlayBackend
+from vmbus.testing.waiting import until
 
 SIZE = 4 << 20
 
@@ -38,12 +38,10 @@ def servers() -> Iterator[ExitStack]:
 
 def serve(servers: ExitStack, command: list[str], ready: Callable[[], bool]) -> None:
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    servers.callback(process.wait, 10)
+    servers.callback(process.wait, 60)
     servers.callback(process.kill)
-    deadline = time.monotonic() + 10
-    while not ready():
-        assert process.poll() is None and time.monotonic() < deadline, f"{command[0]} does not start"
-        time.sleep(0.01)
+    assert until(lambda: ready() or process.poll() is not None), f"{command[0]} does not start"
+    assert process.poll() is None, f"{command[0]} has ended"
 
 
 def free_port() -> int:
@@ -54,6 +52,12 @@ def free_port() -> int:
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def accepts(path: Path) -> bool:
+    """Whether somebody listens there: the name of a socket is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def raw_file(tmp_path: Path) -> Path:
@@ -98,7 +102,11 @@ def make_faulty(tmp_path: Path, servers: ExitStack) -> Backend:
 
 def make_qemu_nbd(tmp_path: Path, servers: ExitStack) -> Backend:
     path = tmp_path / "s"
-    serve(servers, ["qemu-nbd", "-t", "-f", "raw", "-k", str(path), "-x", "disk", str(raw_file(tmp_path))], path.exists)
+    serve(
+        servers,
+        ["qemu-nbd", "-t", "-f", "raw", "-k", str(path), "-x", "disk", str(raw_file(tmp_path))],
+        lambda: accepts(path),
+    )
     return open_backend(f"nbd:unix:{path},export=disk")
 
 
@@ -110,7 +118,7 @@ def make_qemu_nbd_tcp(tmp_path: Path, servers: ExitStack) -> Backend:
 
 def make_nbdkit(tmp_path: Path, servers: ExitStack) -> Backend:
     path = tmp_path / "s"
-    serve(servers, ["nbdkit", "-f", "-U", str(path), "memory", "4M"], path.exists)
+    serve(servers, ["nbdkit", "-f", "-U", str(path), "memory", "4M"], lambda: accepts(path))
     return open_backend(f"nbd+unix:///?socket={path}")
 
 
@@ -242,14 +250,14 @@ def test_a_lost_nbd_server_fails_requests_and_is_found_again(tmp_path: Path) -> 
     path = tmp_path / "s"
     buffer = bytearray(512)
     with ExitStack() as first:
-        serve(first, ["nbdkit", "-f", "-U", str(path), "memory", "4M"], path.exists)
+        serve(first, ["nbdkit", "-f", "-U", str(path), "memory", "4M"], lambda: accepts(path))
         backend = NbdBackend(str(path))
         backend.read_into([memoryview(buffer)], 0)
     with pytest.raises(OSError):
         backend.read_into([memoryview(buffer)], 0)
     path.unlink(missing_ok=True)
     with ExitStack() as second:
-        serve(second, ["nbdkit", "-f", "-U", str(path), "memory", "4M"], path.exists)
+        serve(second, ["nbdkit", "-f", "-U", str(path), "memory", "4M"], lambda: accepts(path))
         backend.read_into([memoryview(buffer)], 0)
         assert backend.connects == 2
         backend.close()
@@ -259,7 +267,7 @@ def test_a_lost_nbd_server_fails_requests_and_is_found_again(tmp_path: Path) -> 
 def test_errors_of_an_nbd_server_keep_their_number(tmp_path: Path, servers: ExitStack) -> None:
     path = tmp_path / "s"
     command = ["nbdkit", "-f", "-U", str(path), "--filter=error", "memory", "4M"]
-    serve(servers, [*command, "error-pwrite=ENOSPC", "error-pwrite-rate=1"], path.exists)
+    serve(servers, [*command, "error-pwrite=ENOSPC", "error-pwrite-rate=1"], lambda: accepts(path))
     backend = NbdBackend(str(path))
     with pytest.raises(OSError, match="No space left"):
         backend.write_from([memoryview(bytes(512))], 0)

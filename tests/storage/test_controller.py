@@ -171,7 +171,7 @@ def test_added_removed_and_resized_units_make_the_guest_look_again(bench: Storag
     bench.controller.remove(UnitAddress(0, 0, 1)).close()
     assert isinstance(unit.backend, MemoryBackend)
     unit.backend.resize(8 << 20)
-    bench.pair.loop.run(until=lambda: len(looked) == 3, timeout=5)
+    bench.pair.loop.run(until=lambda: len(looked) == 3, timeout=60)
     assert len(looked) == 3
     disk = bench.disk()
     with pytest.raises(ScsiError, match="CAPACITY_DATA_CHANGED"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import random
 import resource
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -110,11 +109,9 @@ def test_a_stuck_request_stops_no_other_disk(bench: StorageBench) -> None:
     add_faulty(bench, lun=1)
     waiting = [read_later(bench)[0] for _ in range(100)]
     disk = bench.disk(1).open()
-    started = time.monotonic()
     for lba in range(50):
         disk.write(lba, b"o" * 512)
         assert disk.read(lba, 1) == b"o" * 512
-    assert time.monotonic() - started < 5
     assert not any(one.done for one in waiting)  # type: ignore[attr-defined]
     stuck.released.set()
     for one in waiting:
@@ -125,7 +122,7 @@ def test_more_requests_than_a_disk_may_hold_are_refused_as_task_set_full(bench: 
     stuck = add_faulty(bench, Fault(operations=frozenset({"read"}), is_stuck=True))
     buffer = GuestBuffer(bench.pair.pages, 512)
     promises = [bench.link.execute(Address(), READ, buffer, DataDirection.IN) for _ in range(MAX_JOBS + 10)]
-    bench.pair.loop.run(until=lambda: any(one.done for one in promises), timeout=5)
+    bench.pair.loop.run(until=lambda: any(one.done for one in promises), timeout=60)
     refused = next(one for one in promises if one.done).result()
     assert (refused.scsi_status, refused.srb_status) == (ScsiStatus.TASK_SET_FULL, SrbStatus.BUSY)
     stuck.released.set()
@@ -167,7 +164,7 @@ def test_after_a_reset_a_late_write_cannot_overtake_new_ones(bench: StorageBench
     assert caught.value.completion.scsi_status == ScsiStatus.BUSY
     backend.released.set()
     unit = bench.controller.units[UnitAddress(0, 0, 0)]
-    assert bench.pair.loop.run(until=lambda: unit.is_clear, timeout=5)
+    assert bench.pair.loop.run(until=lambda: unit.is_clear, timeout=60)
     assert disk.read(0, 1) == bytes(512)
 
 
@@ -188,7 +185,7 @@ def test_requests_that_only_wait_are_never_done_after_a_reset(bench: StorageBenc
     bench.wait(bench.link.reset(VstorOperation.RESET_LUN))
     backend.released.set()
     unit = bench.controller.units[UnitAddress(0, 0, 0)]
-    assert bench.pair.loop.run(until=lambda: not unit.inspect()["held_by_workers_after_reset"], timeout=5)
+    assert bench.pair.loop.run(until=lambda: not unit.inspect()["held_by_workers_after_reset"], timeout=60)
     disk = bench.disk().open()
     assert read_all(disk) == bytes(1 << 20)
 
@@ -208,7 +205,7 @@ def test_what_waits_for_a_slow_disk_is_bounded_in_bytes_and_all_comes_back(bench
 def test_a_unit_removed_with_requests_under_way_fails_them(bench: StorageBench) -> None:
     add_faulty(bench, Fault(operations=frozenset({"read"}), is_stuck=True))
     waiting, _ = read_later(bench)
-    bench.pair.loop.run(until=lambda: bool(bench.controller.units[UnitAddress(0, 0, 0)].outstanding), timeout=5)
+    bench.pair.loop.run(until=lambda: bool(bench.controller.units[UnitAddress(0, 0, 0)].outstanding), timeout=60)
     bench.controller.remove(UnitAddress(0, 0, 0)).close()
     assert bench.wait(waiting).srb_status == SrbStatus.INVALID_LUN  # type: ignore[arg-type]
 
@@ -219,7 +216,7 @@ def test_a_channel_closed_over_a_stuck_request_lets_the_guests_memory_go(bench: 
     read_later(bench)
     write = Transfer10(opcode=Opcode.WRITE_10, lba=0, length=1)
     bench.link.execute(Address(), write, GuestBuffer(bench.pair.pages, 512), DataDirection.OUT)
-    assert bench.pair.loop.run(until=lambda: unit.outstanding == 2, timeout=5)
+    assert bench.pair.loop.run(until=lambda: unit.outstanding == 2, timeout=60)
     bench.pair.host.close()  # leaving the fixture closes the memory, which fails while anybody holds it
     assert unit.outstanding == 0
     assert not unit.is_clear  # the write may still happen

@@ -31,7 +31,7 @@ def disk_of(
     pair: PartitionPair, kind: type[StorageDriver] = StorageDriver, *, number: int = 0, address: Address = FIRST_UNIT
 ) -> Disk:
     driver: StorageDriver = pair.guest.driver(kind, number)
-    link = pair.guest.bus.wait(driver.ready, 10)
+    link = pair.guest.bus.wait(driver.ready, 60)
     return Disk(link, pair.guest.pages, pair.guest.bus.wait, address).open()
 
 
@@ -59,7 +59,7 @@ def test_a_verified_load_over_four_channels_loses_nothing() -> None:
     with PartitionPair(devices, [ThreeSubchannels], vp_count=4) as pair:
         disk = disk_of(pair, ThreeSubchannels)
         link = disk.link
-        assert pair.guest.loop.run(lambda: len(link.channels) == 4, timeout=10)
+        assert pair.guest.loop.run(lambda: len(link.channels) == 4, timeout=60)
         written: dict[int, bytes] = {}
         for _ in range(20):
             batch = []
@@ -90,11 +90,11 @@ def test_a_controller_taken_away_fails_what_is_under_way_and_can_come_back() -> 
         assert bus is not None
         pair.in_host(bus.rescind)
         assert pair.guest.bus.wait(stuck).srb_status == SrbStatus.INVALID_LUN
-        assert pair.guest.loop.run(lambda: not pair.guest.drivers, timeout=5)
+        assert pair.guest.loop.run(lambda: not pair.guest.drivers, timeout=60)
         with pytest.raises(DriverError):
             disk.read(0, 1)
         pair.in_host(bus.reoffer)
-        assert pair.guest.loop.run(lambda: bool(pair.guest.drivers), timeout=5)
+        assert pair.guest.loop.run(lambda: bool(pair.guest.drivers), timeout=60)
         assert disk_of(pair).read(0, 1) == bytes(512)
 
 
@@ -115,8 +115,8 @@ def test_units_are_added_and_removed_while_the_guest_runs() -> None:
         link.on_rescan = lambda: looked.append(1)
         unit = parse_disk_option("memory:1M").open()
         pair.in_host(lambda: controller.add(UnitAddress(0, 0, 3), unit))
-        assert pair.guest.loop.run(lambda: len(looked) == 1, timeout=5)
+        assert pair.guest.loop.run(lambda: len(looked) == 1, timeout=60)
         assert disk_of(pair, address=Address(0, 0, 3)).blocks == 2048
         pair.in_host(lambda: controller.remove(UnitAddress(0, 0, 3)).close())
-        assert pair.guest.loop.run(lambda: len(looked) == 2, timeout=5)
+        assert pair.guest.loop.run(lambda: len(looked) == 2, timeout=60)
         assert disk_of(pair).luns() == [0]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 
 import pytest
 
@@ -16,6 +14,7 @@ from vmbus.devices.storage.memory import MemoryBackend
 from vmbus.drivers.storage import Address, GuestBuffer, StorageDriver
 from vmbus.testing.partitions import PartitionPair
 from vmbus.testing.storage import StorageBench
+from vmbus.testing.waiting import until
 from vmbus.wire.scsi.block import Transfer10
 from vmbus.wire.scsi.opcodes import Opcode
 from vmbus.wire.vstor import DataDirection
@@ -41,15 +40,6 @@ def threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name.startswith("scsi-disk")}
 
 
-def comes_true(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 def stuck() -> Closed:
     return Closed(MemoryBackend(1 << 20), Fault(operations=frozenset({"read"}), is_stuck=True))
 
@@ -63,7 +53,7 @@ def test_a_disk_that_is_removed_takes_its_threads_along() -> None:
         bench.disk().open().read(0, 1)
         assert threads() - before
         bench.controller.remove(UnitAddress(0, 0, 0)).close()
-        assert comes_true(lambda: threads() <= before)
+        assert until(lambda: threads() <= before)
 
 
 @pytest.mark.parametrize("stays", [0.2, 2.0], ids=["for a moment", "for longer than a host waits"])
@@ -76,6 +66,11 @@ def test_a_host_that_ends_while_a_request_is_stuck_leaves_neither_thread_nor_fil
     pair.new_guest().boot()
     link = pair.guest.bus.wait(pair.guest.driver(StorageDriver).ready)
     link.execute(Address(), READ, GuestBuffer(pair.guest.pages, 512), DataDirection.IN)
-    assert pair.guest.loop.run(lambda: bool(threads() - before), timeout=10)
+
+    def is_stuck() -> bool:
+        pair.guest.loop.run_once()
+        return bool(threads() - before)
+
+    assert until(is_stuck)
     pair.close()
-    assert comes_true(lambda: backend.closed and threads() <= before)
+    assert until(lambda: backend.closed and threads() <= before)

@@ -50,7 +50,7 @@ def test_a_full_descriptor_that_blocks_does_not_stop_the_host(ends: tuple[int, i
     interrupt = Interrupt(ends[1])
     fill(ends[1])
     os.set_blocking(ends[1], True)  # the guest can, whatever its host has set
-    signal.alarm(10)
+    signal.alarm(60)
     interrupt.raise_()
     signal.alarm(0)
     interrupt.close()
@@ -76,7 +76,7 @@ def test_a_pipe_of_another_user_is_asked_before_each_write(
         interrupt = Interrupt(ends[1])
     fill(ends[1])
     os.set_blocking(ends[1], True)
-    signal.alarm(10)
+    signal.alarm(60)
     interrupt.raise_()
     signal.alarm(0)
     interrupt.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmbus.transport.frames import Frame, FrameError, FrameReader, build_frame
@@ -12,6 +12,7 @@ from vmbus.wire.partition import MAX_FRAME, FrameHeader, FrameStatus, Operation
 BODIES = st.lists(st.binary(max_size=300), max_size=8)
 
 
+@settings(deadline=None)
 @given(bodies=BODIES, cuts=st.lists(st.integers(1, 50), max_size=60))
 def test_frames_come_out_as_they_went_in_however_the_stream_is_cut(bodies: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(

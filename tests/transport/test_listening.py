@@ -27,11 +27,11 @@ def test_who_comes_while_the_table_of_descriptors_is_full_is_taken_later(loop: L
     listener = Listener(loop, Address("unix", str(tmp_path / "socket")), taken.append)
     with socket.socket(socket.AF_UNIX) as caller:
         caller.connect(str(tmp_path / "socket"))
-        before = time.process_time()
+        before = time.thread_time()
         with full_table():
             assert not loop.run(lambda: bool(taken), timeout=0.4)
-        assert time.process_time() - before < 0.2
-        assert loop.run(lambda: bool(taken), timeout=10)
+        assert time.thread_time() - before < 0.2
+        assert loop.run(lambda: bool(taken), timeout=60)
     listener.close()
     taken[0].close()
     assert not list(tmp_path.iterdir())

@@ -146,7 +146,7 @@ class GuestSockets:
         """Accept connections of the host to this port."""
         self.accepted[port] = deque()
 
-    def connect(self, bus: SocketBus, port: int, timeout: float = 10.0) -> GuestStream:
+    def connect(self, bus: SocketBus, port: int, timeout: float = 30.0) -> GuestStream:
         """Connect to a port of the host.  Raises ``DriverError`` when it is refused, or not answered in time."""
         self._next_port += 1
         endpoint = service_of_port(self._next_port)

@@ -144,7 +144,7 @@ class Wire:
 
     def card(self, driver: NetworkDriver | None = None, address: str = "10.7.0.2") -> NetworkCard:
         """Bring the guest's card up."""
-        return NetworkCard.bring_up(self, Offer(self.provider.instance_id), address, driver=driver, timeout=5.0)
+        return NetworkCard.bring_up(self, Offer(self.provider.instance_id), address, driver=driver, timeout=60)
 
     def shut(self) -> None:
         self.pair.close()

@@ -38,7 +38,7 @@ class StorageBench(Closing):
     def _offer(self, count: int) -> None:
         self.subchannels = count
 
-    def wait(self, promise: Promise[Any], timeout: float = 10.0) -> Any:
+    def wait(self, promise: Promise[Any], timeout: float = 60.0) -> Any:
         """Run both ends until the promise is settled; an assertion error if it takes longer."""
         assert self.pair.loop.run(until=lambda: promise.done, timeout=timeout), "the host did not answer"
         return promise.result()
@@ -52,5 +52,5 @@ class StorageBench(Closing):
         self.pair.guest.close()
         self.pair.host.close()
         self.controller.close()
-        self.pair.loop.run(lambda: self.controller.is_at_rest, timeout=5.0)
+        self.pair.loop.run(lambda: self.controller.is_at_rest, timeout=60)
         self.pair.close()

@@ -32,13 +32,13 @@ class VsockPair:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(f"{self.path}_{port}")
         listener.listen(backlog)
-        listener.settimeout(10)
+        listener.settimeout(60)
         return listener
 
     def connect(self, port: int | str) -> socket.socket:
         """Ask for a port of the guest; nothing is read yet."""
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(str(self.path))
         connection.sendall(f"CONNECT {port}\n".encode())
         return connection
@@ -49,13 +49,13 @@ class VsockPair:
     def accepted(self, port: int) -> GuestStream:
         """The next connection that the guest accepts."""
         waiting = self.sockets.accepted[port]
-        assert self.pair.guest.loop.run(lambda: bool(waiting), timeout=10)
+        assert self.pair.guest.loop.run(lambda: bool(waiting), timeout=60)
         return waiting.popleft()
 
     def run_guest(self, stream: GuestStream, size: int | None = None) -> bytes:
         """Let the guest work until the stream has so many bytes, or has ended; what it received."""
         assert self.pair.guest.loop.run(
-            lambda: stream.ended if size is None else len(stream.received) >= size, timeout=20
+            lambda: stream.ended if size is None else len(stream.received) >= size, timeout=60
         )
         return bytes(stream.received)
 
@@ -71,7 +71,7 @@ class VsockPair:
             loop.call_soon_threadsafe(lambda: None)
 
         threading.Thread(target=run, daemon=True).start()
-        loop.run(finished.done, timeout=30)
+        loop.run(finished.done, timeout=60)
         return finished.result(timeout=0)
 
     def settled(self) -> bool:
@@ -80,7 +80,7 @@ class VsockPair:
         def left() -> tuple[int, int]:
             return len(self.relay.connections), len(self.pair.host.slots)
 
-        return self.pair.guest.loop.run(lambda: self.pair.in_host(left) == (0, 0), timeout=10)
+        return self.pair.guest.loop.run(lambda: self.pair.in_host(left) == (0, 0), timeout=60)
 
 
 @contextmanager

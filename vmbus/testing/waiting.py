@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def until(condition: Callable[[], object], seconds: float = 10) -> bool:
+def until(condition: Callable[[], object], seconds: float = 60) -> bool:
     """Whether this becomes true in time; it is asked every hundredth of a second."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -64,7 +64,7 @@ class NetworkCard:
         """Send one Ethernet frame; false if there is no room for it now."""
         return self.driver.send_frames([OutgoingFrame(frame)]) == 1
 
-    def ping(self, address: str, size: int = 56, timeout: float = 5.0) -> float:
+    def ping(self, address: str, size: int = 56, timeout: float = 30.0) -> float:
         """Send one echo request with ``size`` bytes; return the seconds until its answer came."""
         promise: Promise[float] = Promise()
         sequence = self._next_echo & 0xFFFF
@@ -78,7 +78,7 @@ class NetworkCard:
         finally:
             self._echoes.pop(sequence, None)
 
-    def connect(self, address: str, port: int, timeout: float = 5.0) -> TcpStream:
+    def connect(self, address: str, port: int, timeout: float = 30.0) -> TcpStream:
         """Open a TCP connection."""
         return TcpStream(self.bus, self.host.tcp.connect(parse_address(address), port), timeout)
 
