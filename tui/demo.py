@@ -29,7 +29,9 @@ import typer
 
 from vmbus.errors import VmbusError
 
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
+_BOOT_SECONDS = 30.0
+"""So long the first packet may take."""
 _STOP_SECONDS = 15.0
 _PR_SET_PDEATHSIG = 1
 _INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
@@ -171,19 +173,29 @@ def _build_linux_kernel() -> None:
         raise typer.Exit(status)
 
 
+def _end_after(stage: Stage, seconds: float) -> threading.Timer:
+    """End the host then, which is the end of its stream."""
+    timer = threading.Timer(seconds, stage.stop)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 def watch(stage: Stage, seconds: float) -> dict[str, Any]:
-    """Decode the stream for so many seconds; the summary as JSON shows it, and ``lines`` of text."""
+    """Decode the stream until so many seconds after its first packet; the summary as JSON shows it, and ``lines``."""
     from dissectors.engine.session import Session
     from dissectors.engine.summary import Summary
     from vmbus.capture.reader import CaptureReader
+    from vmbus.wire.capture import RecordKind
 
     summary, session = Summary(), Session()
     reader = CaptureReader(stage.stream)
-    timer = threading.Timer(seconds, stage.stop)  # the host's end is the end of the stream
-    timer.daemon = True
-    timer.start()
+    timer, is_under_way = _end_after(stage, _BOOT_SECONDS), False
     try:
         for record in reader:
+            if record.kind is RecordKind.PACKET and not is_under_way:
+                timer.cancel()
+                timer, is_under_way = _end_after(stage, seconds), True
             summary.add(session.feed(record))
         stage.check()
     finally:

@@ -20,33 +20,36 @@ from vmbus.cli import main
         ["bogus"],
         ["--bogus"],
         ["host"],
-        ["host", "bogus:/tmp/x"],
-        ["host", "unix:/tmp/x", "--nic", "bogus"],
-        ["host", "unix:/tmp/x", "--nic", "tap:"],
-        ["host", "unix:/tmp/x", "--nic", "embedded:net=bogus"],
-        ["host", "unix:/tmp/x", "--scsi", "bogus:x"],
-        ["host", "unix:/tmp/x", "--scsi", "memory:1M,lun=x"],
-        ["host", "unix:/tmp/x", "--device", "bogus"],
-        ["host", "unix:/tmp/x", "--snap", "-1"],
+        ["host", "bogus:x"],
+        ["host", "unix:x", "--nic", "bogus"],
+        ["host", "unix:x", "--nic", "tap:"],
+        ["host", "unix:x", "--nic", "embedded:net=bogus"],
+        ["host", "unix:x", "--scsi", "bogus:x"],
+        ["host", "unix:x", "--scsi", "memory:1M,lun=x"],
+        ["host", "unix:x", "--device", "bogus"],
+        ["host", "unix:x", "--snap", "-1"],
         ["host", "unix:" + "x" * 200],
-        ["host", "unix:/tmp/x", "--flight", "999999999"],
+        ["host", "unix:x", "--flight", "999999999"],
         ["read", "--bogus", "x"],
         ["read", "x", "-Y", "bogus =="],
         ["demo", "--guest", "bogus"],
         ["guest", "run"],
-        ["guest", "run", "unix:/tmp/x", "--memory", "banana"],
-        ["guest", "run", "unix:/tmp/x", "--memory", "16M"],
-        ["guest", "run", "unix:/tmp/x", "--python", "-c", "report"],
-        ["guest", "run", "unix:/tmp/x", "--processors", "2"],
+        ["guest", "run", "unix:x", "--memory", "banana"],
+        ["guest", "run", "unix:x", "--memory", "16M"],
+        ["guest", "run", "unix:x", "--python", "-c", "report"],
+        ["guest", "run", "unix:x", "--processors", "2"],
         ["guest", "run", "--root", "/etc/passwd", "-c", "report"],
-        ["guest", "run", "unix:/tmp/x", "--append", "root=/dev/sda", "-c", "report"],
-        ["guest", "run", "unix:/tmp/x", "--initramfs", "/tmp", "-c", "report"],
-        ["host", "unix:/tmp/x", "-w", "/tmp/x.pcapng", "--keep", "2"],
-        ["host", "unix:/tmp/x", "--flight", "1", "--flight-file", "/nonexistent/x"],
+        ["guest", "run", "unix:x", "--append", "root=/dev/sda", "-c", "report"],
+        ["guest", "run", "unix:x", "--initramfs", "/tmp", "-c", "report"],
+        ["host", "unix:x", "-w", "x.pcapng", "--keep", "2"],
+        ["host", "unix:x", "--flight", "1", "--flight-file", "/nonexistent/x"],
         ["wireshark", "compare", "-"],
     ],
 )
-def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_option_is_one_line_and_status_2(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     lines = capfd.readouterr().err.strip().splitlines()
     assert lines[0].startswith("vmbus: ") or lines[-1].startswith("vmbus: ")
@@ -61,18 +64,21 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], capfd: py
         ["stats", "/nonexistent"],
         ["check", "/etc/passwd"],
         ["host", "unix:/nonexistent/directory/socket", "--device", "echo"],
-        ["host", "unix:/tmp/x", "--scsi", "/nonexistent"],
-        ["host", "unix:/tmp/x", "--device", "echo", "-w", "/nonexistent/file"],
+        ["host", "unix:x", "--scsi", "/nonexistent"],
+        ["host", "unix:x", "--device", "echo", "-w", "/nonexistent/file"],
         ["guest", "run", "--python", "unix:/nonexistent"],
         ["tui", "/nonexistent"],
         ["host", "unix:/tmp", "--device", "echo"],
         ["host", "unix:/etc/passwd", "--device", "echo"],
-        ["host", "unix:/tmp/x", "--device", "echo", "--stream", "unix:/tmp"],
-        ["import", "trace", "/dev/null", "-w", "/tmp/x"],
-        ["import", "trace", "/etc/passwd", "-w", "/tmp/x"],
+        ["host", "unix:x", "--device", "echo", "--stream", "unix:/tmp"],
+        ["import", "trace", "/dev/null", "-w", "x"],
+        ["import", "trace", "/etc/passwd", "-w", "x"],
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_status_1(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_done_is_one_line_and_status_1(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(arguments) == 1
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert line.startswith("vmbus: ") and "Errno" not in line
@@ -104,7 +110,7 @@ def test_a_full_disk_behind_the_output_is_one_line(arguments: str) -> None:
     capture = next((Path(__file__).parents[2] / "captures").glob("*/capture.pcapng"))
     command = [sys.executable, "-m", "vmbus", *arguments.format(capture).split()]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.endswith("No space left on device")
@@ -134,7 +140,7 @@ def test_the_commands_are_listed_without_an_error(capfd: pytest.CaptureFixture[s
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     capture = next((Path(__file__).parents[2] / "captures").glob("*/capture.pcapng"))
     shell = f"{sys.executable} -m vmbus read {capture} | head -1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert done.stderr == ""
 
@@ -160,7 +166,7 @@ def test_a_host_that_is_told_to_stop_leaves_its_capture_whole_and_its_socket_gon
     assert process.stdout.readline() == f"listening on unix:{path}\n"
     assert path.stat().st_mode & 0o777 == 0o600
     os.kill(process.pid, number)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert not path.exists()
     assert main(["read", str(tmp_path / "w.pcapng")]) == 0
