@@ -20,7 +20,7 @@ from vmbus.ring import IN_BAND, MAX_BATCH, OutgoingPacket, RingPacket
 from vmbus.ring.packet import PORTION
 from vmbus.ring.pair import map_ring_pair
 
-WAKE_SECONDS = 20
+WAKE_SECONDS = 60
 _PATTERN_SIZE = 65536
 _PATTERN = bytes((i * 2654435761 >> 13) & 0xFF for i in range(2 * _PATTERN_SIZE))
 

@@ -205,7 +205,7 @@ def test_more_memory_than_there_are_addresses_is_a_typed_error(tmp_path):
             GuestMemory.create(size)
     with open(tmp_path / "sparse", "w+b") as file:
         file.truncate(1 << 42)
-        before = os.listdir("/proc/self/fd")
+        before = len(os.listdir("/proc/self/fd"))
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (1 << 41, hard))
         try:
@@ -213,7 +213,7 @@ def test_more_memory_than_there_are_addresses_is_a_typed_error(tmp_path):
                 GuestMemory.attach(file.fileno(), 1 << 42)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        assert os.listdir("/proc/self/fd") == before
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_pages_that_the_kernel_will_not_map_are_a_typed_error(memory):
@@ -225,7 +225,7 @@ def test_pages_that_the_kernel_will_not_map_are_a_typed_error(memory):
 
 def test_mapping_and_unmapping_leaks_nothing(memory):
     def census():
-        return Path("/proc/self/maps").read_text().count("\n"), len(os.listdir("/proc/self/fd"))
+        return Path("/proc/self/maps").read_text().count("memfd:vmbus"), len(os.listdir("/proc/self/fd"))
 
     memory.map_pages(range(1, 200, 2), mirrored_from=1).close()
     before = census()
@@ -235,7 +235,7 @@ def test_mapping_and_unmapping_leaks_nothing(memory):
         with pytest.raises(MemoryFileTooSmall):
             GuestMemory.attach(memory.fd, 2 * MIB)
     after = census()
-    assert after[0] <= before[0] + 2 and after[1] == before[1]
+    assert after[0] <= before[0] and after[1] <= before[1]
 
 
 def test_an_unsealed_file_that_shrinks_kills_the_process_that_touches_it(tmp_path):

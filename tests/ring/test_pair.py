@@ -20,7 +20,8 @@ def memory():
 
 
 def mappings():
-    return Path("/proc/self/maps").read_text().count("\n")
+    """Those of guests' memory: what the allocator maps meanwhile is its own affair."""
+    return Path("/proc/self/maps").read_text().count("memfd:vmbus")
 
 
 def test_what_one_end_sends_the_other_receives_through_separate_mappings(memory, pure):
@@ -57,7 +58,7 @@ def test_a_failed_opening_leaves_no_mapping_behind(memory, pure):
     for _ in range(20):
         with pytest.raises(InvalidRingPointer):
             map_ring_pair(memory, range(1, 7), 2, is_guest=False, pure=pure)
-    assert mappings() <= before + 1
+    assert mappings() <= before
 
 
 def test_opening_and_closing_leaks_neither_mappings_nor_descriptors(memory, pure):
@@ -68,7 +69,7 @@ def test_opening_and_closing_leaks_neither_mappings_nor_descriptors(memory, pure
     for _ in range(50):
         map_ring_pair(memory, pfns, 20, is_guest=True, pure=pure).close()
     after = mappings(), len(os.listdir("/proc/self/fd"))
-    assert after[0] <= before[0] + 2 and after[1] == before[1]
+    assert after[0] <= before[0] and after[1] <= before[1]
 
 
 def test_closing_while_a_view_is_held_is_refused_and_can_be_repeated(memory, pure):

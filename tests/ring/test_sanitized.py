@@ -57,7 +57,7 @@ def test_hostile_rings_and_random_operations_touch_no_memory_that_is_not_theirs(
         text=True,
         env=environment,
         cwd=ROOT,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

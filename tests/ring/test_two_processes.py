@@ -40,7 +40,7 @@ def exchange_with(program, count, ring_size, *, pure, first=True):
     end = link.endpoint(first=first, pure=pure)
     with link.start(program, *link.arguments("exchange", 0, count, first=not first), pure=pure) as other:
         ring_worker.exchange(end, count)
-        output, _ = other.communicate(timeout=60)
+        output, _ = other.communicate(timeout=120)
     assert other.returncode == 0
     assert end.incoming.packets == end.outgoing.packets == int(output.split()[0]) == count
     full = end.outgoing.full
@@ -74,7 +74,7 @@ def test_two_threads_that_sleep_and_wake_each_other_lose_nothing(pure):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=120)
     assert [end.incoming.packets for end in ends] == [5000, 5000]
     for end in ends:
         end.close()
@@ -86,7 +86,7 @@ def test_a_ping_and_its_answer_need_a_signal_each_at_most(pure):
     end = link.endpoint(first=True, pure=pure)
     with link.start(WORKER, *link.arguments("pong", 64, 500, first=False), pure=pure) as other:
         ring_worker.run(end, "ping", 64, 500)
-        assert other.wait(timeout=60) == 0
+        assert other.wait(timeout=120) == 0
     assert end.outgoing.packets == 500 and end.signals <= 500
     end.close()
     link.close()

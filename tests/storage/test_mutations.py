@@ -395,7 +395,7 @@ def test_mutated_packets_are_each_answered_once_and_refused_for_every_reason(
             reserve_for_another(reserved)
     assert bench.pair.loop.run(until=lambda: answers.total() == expected.total(), timeout=60)
     assert answers == expected
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
     assert missed() == IMPOSSIBLE
     del bench.link.completed  # type: ignore[method-assign]
