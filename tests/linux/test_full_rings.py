@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 
@@ -27,6 +28,7 @@ from vmbus.linux.launch import ExitStatus, LinuxGuest
 from vmbus.loop import Loop
 from vmbus.testing.hosts import RunningHost
 from vmbus.testing.linux import StartGuest
+from vmbus.testing.waiting import until
 
 pytestmark = [pytest.mark.linux, pytest.mark.soak]
 
@@ -39,7 +41,14 @@ STOPS_AT = (63 - 6.4) / 63
 ``drivers/net/hyperv/netvsc.c``, ``RING_AVAIL_PERCENT_LOWATER``)."""
 DISK_RING = ["hv_storvsc.storvsc_ringbuffer_size=4096"]
 
+FULL_TOTAL = "/sys/bus/vmbus/devices/*/channels/*/out_full_total"
+
 StartHost = Callable[..., RunningHost]
+
+
+def until_stopped(command: str) -> str:
+    """A line of a script: the command again and again, until there is a file ``/stop``."""
+    return f"sh while ! [ -e /stop ]; do vmbus-guest-test {command} || exit 1; done"
 
 
 class Fullest:
@@ -91,19 +100,22 @@ def test_a_disk_whose_ring_holds_a_few_requests_answers_each(running_host: Start
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sda 20",
-            f"background iops /dev/sda {SECONDS} 32 524288 r",  # of which three fit into the ring
-            f"disk-load /dev/sda {SECONDS} 16 7 32M",
+            "wait-path /dev/sda 120",
+            # Of these requests three fit into the ring.
+            f"background {until_stopped('iops /dev/sda 1 32 524288 r')}",
+            f"background {until_stopped(f'disk-load /dev/sda {SECONDS} 16 7 32M')}",
+            f"sh until [ $(cat {FULL_TOTAL}) -gt {100 * SECONDS} ]; do sleep .1; done",
+            "say often-full",
+            "@seen sh read line; touch /stop",
             "wait",
-            "sh echo FULL $(cat /sys/bus/vmbus/devices/*/channels/*/out_full_total)",
         ],
         append=DISK_RING,
     )
     with fullest.watched():
-        assert guest.wait(60 + 4 * SECONDS) == ExitStatus.DONE
-    assert fullest.from_guest > 0.7
-    (full,) = numbers(guest, "FULL")
-    assert full > 100 * SECONDS
+        guest.wait_for_line("often-full", 240 + 20 * SECONDS)
+        assert until(lambda: fullest.from_guest > 0.7, 120)
+        guest.write_line("")
+        assert guest.wait(240 + 20 * SECONDS) == ExitStatus.DONE
 
 
 class Flooding(EmbeddedNetwork):
@@ -113,8 +125,9 @@ class Flooding(EmbeddedNetwork):
         super().__init__()
         self.flooding = False
         self.slow = 0.0
-        self.on_late: Callable[[], None] = lambda: None
-        """Called in the host's thread when frames have been kept waiting: the guest had its time to fill the ring."""
+        self.on_late: Callable[[], bool] = lambda: False
+        """Called in the host's thread when frames have been kept waiting; whether the guest needs more time to fill
+        the ring."""
         self.sent = 0
         self._frame = datagram(self.gateway, self.guest_address, b"checked by the guest's kernel".ljust(64))
         self._loop: Loop | None = None
@@ -132,6 +145,9 @@ class Flooding(EmbeddedNetwork):
         assert self._loop is not None
         self._loop.call_soon(self.flood)
 
+    def has_sent_more(self, before: int) -> bool:
+        return self.sent > before
+
     def resume(self) -> None:
         super().resume()
         self.flood()
@@ -139,7 +155,8 @@ class Flooding(EmbeddedNetwork):
     def transmit(self, frames: Sequence[GuestFrame]) -> None:
         self.on_late()
         time.sleep(self.slow)
-        self.on_late()
+        while self.on_late():
+            time.sleep(0.1)
         super().transmit(frames)
 
 
@@ -153,13 +170,22 @@ def datagram(source: bytes, target: bytes, payload: bytes) -> bytes:
     return MAC + GATEWAY_MAC + b"\x08\x00" + ip + udp
 
 
-def pause(guest: LinuxGuest, times: int) -> None:
-    """Stop the guest's processor for moments, in which its ring fills, and let it find that full."""
+def pause(guest: LinuxGuest, host: RunningHost, network: Flooding, fullest: Fullest, times: int) -> None:
+    """Stop the guest's processor until its ring is full, and let it find that full, so many times."""
+    outgoing = only_channel(host, 0).outgoing
+
+    def is_full() -> bool:
+        fullest.look()
+        return outgoing.memory.state().pending_send_size > 0
+
     for _ in range(times):
         os.kill(guest.pid, signal.SIGSTOP)
-        time.sleep(0.1)
-        os.kill(guest.pid, signal.SIGCONT)
-        time.sleep(0.05)
+        try:
+            assert until(lambda: host.in_host(is_full), 120)
+            sent = network.sent
+        finally:
+            os.kill(guest.pid, signal.SIGCONT)
+        assert until(partial(network.has_sent_more, sent), 120)
 
 
 def test_a_card_whose_ring_to_the_guest_is_full_loses_no_frame(
@@ -171,7 +197,7 @@ def test_a_card_whose_ring_to_the_guest_is_full_loses_no_frame(
     guest = linux_guest(
         host.address,
         [
-            "wait-path /sys/class/net/eth0 20",
+            "wait-path /sys/class/net/eth0 120",
             "ifup eth0 10.7.0.2/24",
             "say flood",
             f"background udp-receive 9999 {SECONDS}",
@@ -190,20 +216,20 @@ def test_a_card_whose_ring_to_the_guest_is_full_loses_no_frame(
         network.flooding = True
         network.flood()
 
-    guest.wait_for_line("flood", 30)
+    guest.wait_for_line("flood", 120)
     host.in_host(start)
     pauses = 5 * SECONDS
     with fullest.watched():
-        pause(guest, pauses)
-        guest.wait_for_line("enough", 60 + 20 * SECONDS)
+        pause(guest, host, network, fullest, pauses)
+        guest.wait_for_line("enough", 240 + 20 * SECONDS)
     network.flooding = False
     card = host.host.slots[0].device
     assert isinstance(card, NetworkProvider)
     channel = only_channel(host, 0)
     times_full = channel.outgoing.full
     guest.write_line("")
-    assert guest.wait(60) == ExitStatus.DONE
-    assert times_full > pauses / 2 and fullest.to_guest > 0.9 and max(fullest.pending_send_sizes) > 0
+    assert guest.wait(240) == ExitStatus.DONE
+    assert times_full >= pauses and fullest.to_guest > 0.9 and max(fullest.pending_send_sizes) > 0
     assert numbers(guest, "RECEIVED") == [card.card.frames_received] and network.sent > 1000 * SECONDS
     assert numbers(guest, "BAD") == [0]
 
@@ -220,14 +246,20 @@ def test_a_card_whose_ring_from_the_guest_is_full_goes_on_each_time(
     guest = linux_guest(
         host.address,
         [
-            "wait-path /sys/class/net/eth0 20",
+            "wait-path /sys/class/net/eth0 120",
             "ifup eth0 10.7.0.2/24",
-            *[*burst, "wait", "ping 10.7.0.1 2 1400 0 20000"] * SECONDS,
+            *[*burst, "wait", "ping 10.7.0.1 2 1400"] * SECONDS,
             *burst,
             "stream-send tcp:10.7.0.1:90 256K 5",
         ],
         append=NIC_RING,
     )
-    network.on_late = fullest.look
-    assert guest.wait(60 + 10 * SECONDS) == ExitStatus.DONE
+
+    def is_filling() -> bool:
+        before = fullest.from_guest
+        fullest.look()
+        return before < fullest.from_guest <= STOPS_AT
+
+    network.on_late = is_filling
+    assert guest.wait(240 + 10 * SECONDS) == ExitStatus.DONE
     assert fullest.from_guest > STOPS_AT
