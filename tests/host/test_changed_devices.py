@@ -20,6 +20,7 @@ from vmbus.host.ctl_commands import Arguments, CtlCommands, Slow
 from vmbus.host.inventory import NotThereAgain
 from vmbus.host.servicing import Servicing
 from vmbus.testing.servicing import FourChannels, Restarts
+from vmbus.testing.waiting import until
 from vmbus.wire.scsi.mmc import MediaEvent
 from vmbus.wire.scsi.opcodes import Opcode
 from vmbus.wire.scsi.primary import PreventAllow, StartStopUnit
@@ -121,8 +122,11 @@ def test_a_device_that_is_being_removed_when_the_host_is_killed_takes_leave_in_g
     slot = bus.host.slots[2]
     slot.device.retire = lambda done: None  # type: ignore[method-assign]
     ctl(bus, "remove", name="net")
-    saved = json.loads(bus.state.read_text())["devices"]
-    assert [one["offered"] for one in saved] == [True, True, False]
+
+    def offered() -> list[bool]:
+        return [one["offered"] for one in json.loads(bus.state.read_text())["devices"]]
+
+    assert until(lambda: offered() == [True, True, False])
     bus.restart(kill=True)
     assert bus.guest.loop.run(lambda: len(bus.guest.drivers) == 2, timeout=60)
     assert labels(bus) == ["scsi", "scsi1"]
@@ -136,7 +140,7 @@ def test_what_the_command_line_names_by_now_is_not_made_twice(restarts: Callable
     bus.make = lambda: [*before(), *make_devices(disks=[f"{other},controller=5"])]
     bus.restart(kill=True)
     assert labels(bus) == ["scsi", "scsi1", "net", "scsi5"]
-    assert json.loads(bus.state.read_text())["changes"] == {"added": [], "removed": []}
+    assert until(lambda: json.loads(bus.state.read_text())["changes"] == {"added": [], "removed": []})
 
 
 def test_a_host_that_cannot_make_an_added_disk_again_does_not_start(
