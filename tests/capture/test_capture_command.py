@@ -33,7 +33,7 @@ def start(*arguments: str | Path, **options: int) -> subprocess.Popen[bytes]:
 
 
 def wait_for(path: Path) -> None:
-    assert until(lambda: path.exists() and path.stat().st_size > 100, 60)
+    assert until(lambda: path.exists() and path.stat().st_size > 100)
 
 
 def test_a_file_is_copied_block_by_block(sample: Path, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_stream_is_recorded_until_it_is_told_to_stop(
         program = start(f"unix:{stream}", "-w", out, "--seconds", "1000")
         wait_for(out)
         conversation["talk"](recorder.tap)
-        assert until(lambda: sum(1 for _ in read_records(out, on_damage=lambda _: None)) == 29, 60)
+        assert until(lambda: sum(1 for _ in read_records(out, on_damage=lambda _: None)) == 29)
         program.send_signal(how)
         output, _ = program.communicate(timeout=60)
     assert (output.decode(), program.returncode) == (f"29 records in {out}\n", 0)

@@ -50,7 +50,7 @@ def records(path: Path) -> list[Record]:
 def wait_until_written(recorder: Recorder) -> None:
     """Until the writer has taken what there was, and handed it to its outputs."""
     words = recorder._memory.words
-    assert until(lambda: words[WRITTEN] == words[HEAD], 60)
+    assert until(lambda: words[WRITTEN] == words[HEAD])
 
 
 def message_types(found: list[Record]) -> list[int]:
@@ -74,7 +74,7 @@ def test_a_recording_waits_for_one_that_is_about_to_end(tmp_path: Path) -> None:
     first = Recorder(RecordingPlan(file=str(path)))
 
     def close_when_another_waits() -> None:
-        until(lambda: [pid for pid in openers(path) if pid != first._process.pid], 60)
+        until(lambda: [pid for pid in openers(path) if pid != first._process.pid])
         first.close()
 
     threading.Thread(target=close_when_another_waits).start()
@@ -142,7 +142,7 @@ def test_what_was_recorded_survives_the_killed_host(tmp_path: Path) -> None:
     def is_complete() -> bool:
         return path.exists() and sum(1 for _ in read_records(path)) == 20000
 
-    assert until(is_complete, 60)
+    assert until(is_complete)
 
 
 def test_full_queue_drops_counts_and_says_so(tmp_path: Path, in_band: Callable[[int], object]) -> None:
@@ -191,7 +191,7 @@ def test_a_rotated_file_says_nothing_of_what_is_over(tmp_path: Path, conversatio
     with Recorder(plan) as recorder:
         for step in ("hello", "open", "exchange", "close"):
             conversation[step](recorder.tap)
-        assert until(lambda: len(list(tmp_path.glob("turn_*"))) >= 2, 60)
+        assert until(lambda: len(list(tmp_path.glob("turn_*"))) >= 2)
     found = records(max(tmp_path.glob("turn_*")))
     assert message_types(found) == [14, 15, 1, 8, 10]  # the GPADL is still there, the channel is not open
 
@@ -253,9 +253,9 @@ def test_two_attachers_each_get_a_capture_that_decodes_by_itself(tmp_path: Path,
         assert path.stat().st_mode & 0o777 == 0o600
         early = Attacher(path)
         conversation["talk"](recorder.tap)
-        assert until(lambda: bool(early.records), 60)
+        assert until(lambda: bool(early.records))
         late = Attacher(path)
-        assert until(lambda: bool(late.records), 60)
+        assert until(lambda: bool(late.records))
         conversation["exchange"](recorder.tap, 7, 1)
     first, second = early.join(), late.join()
     assert not path.exists()
@@ -305,7 +305,7 @@ def test_a_full_disk_stops_the_file_and_not_the_host(tmp_path: Path, conversatio
         resource.prlimit(recorder._process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
         conversation["talk"](recorder.tap)
         problems: list[str] = []
-        assert until(lambda: bool(problems.extend(recorder.problems()) or problems), 60)
+        assert until(lambda: bool(problems.extend(recorder.problems()) or problems))
         conversation["talk"](recorder.tap)
     assert problems == ["the capture stops: File too large"]
 

@@ -59,7 +59,7 @@ def test_the_second_capture_decodes_by_itself(tmp_path: Path, linux_guest: Start
     assert message_types(told) == [14, 15, 3, 1, 4, 8, 9, 9, 10, 5, 6]
     in_force = {kind for kind in message_types(told) if kind < 13}
     # The first capture is written to its end by a process that the host's death does not end.
-    assert until(lambda: {kind for kind in message_types(list(read_records(first))) if kind < 13} == in_force, 60)
+    assert until(lambda: {kind for kind in message_types(list(read_records(first))) if kind < 13} == in_force)
     packets = [record for record in after if record.kind is RecordKind.PACKET]
     assert len(packets) > 16
     assert all(record.interface.name.startswith("scsi ") for record in packets)

@@ -54,7 +54,7 @@ class Session:
 
     def wait_until_written(self) -> None:
         """Until the writer has taken what there was, and handed it to its outputs."""
-        assert until(lambda: self.memory.words[WRITTEN] == self.memory.words[HEAD], 60)
+        assert until(lambda: self.memory.words[WRITTEN] == self.memory.words[HEAD])
 
     def close(self) -> None:
         self.answers.close()
@@ -83,7 +83,7 @@ def test_it_writes_what_comes_while_it_sleeps_and_what_is_left_at_the_end(
     session = start(file=str(tmp_path / "x.pcapng"))
     conversation["talk"](session.tap)
     session.wait_until_written()
-    assert until(lambda: session.memory.words[SLEEPING], 60)
+    assert until(lambda: session.memory.words[SLEEPING])
     session.tap.note(NoteKind.TEXT, "wake up")
     session.close()
     assert [record.body for record in read_records(tmp_path / "x.pcapng")][-1] == b"wake up"
@@ -148,7 +148,7 @@ def test_attachers_come_go_and_fall_behind(
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     slow.connect(str(path))
     received = slow.recv(4)  # it is attached
-    assert until(lambda: found or session.tap.note(NoteKind.TEXT, "is anybody there?"), 60)
+    assert until(lambda: found or session.tap.note(NoteKind.TEXT, "is anybody there?"))
     for number in range(0, 20_000, 50):
         batch = [in_band(number + index) for index in range(50)]
         session.tap.packets(7, Direction.GUEST_TO_HOST, batch, 0, 0, 0, 0)

@@ -33,6 +33,7 @@ def test_the_scapy_examples_run_one_after_the_other(start_host: StartHost, tmp_p
     with start_host(tmp_path, "--scsi", str(tmp_path / "disk.img")) as address:
         program = "\n".join(blocks("scapy.md", "python")).replace("unix:/tmp/host.sock", address)
         assert address in program
+        program = program.replace("timeout=5", "timeout=60")  # none of them runs out
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -67,7 +67,7 @@ def children(process: subprocess.Popen[bytes]) -> list[int]:
 
 def wait_for_children(process: subprocess.Popen[bytes]) -> list[int]:
     found: list[int] = []
-    assert until(lambda: process.poll() is not None or found.extend(children(process)) or found, 60)
+    assert until(lambda: process.poll() is not None or found.extend(children(process)) or found)
     return found
 
 
@@ -148,7 +148,7 @@ def test_ctrl_c_ends_all_processes_without_a_word(large: Path) -> None:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait(60) == 130
-        assert until(lambda: not is_group(process.pid), 60)
+        assert until(lambda: not is_group(process.pid))
 
 
 def test_a_process_that_dies_is_one_clear_line(large: Path) -> None:

@@ -45,7 +45,7 @@ def replaying(capture: Path, folder: Path, *options: str) -> Iterator[Replay]:
     command = [sys.executable, "-m", "vmbus", "replay", str(capture), f"unix:{socket}", "--as", "host", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        assert until(lambda: socket.exists() or process.poll() is not None, 60) and process.poll() is None
+        assert until(lambda: socket.exists() or process.poll() is not None) and process.poll() is None
         yield Replay(f"unix:{socket}", process)
     finally:
         process.kill()

@@ -125,7 +125,7 @@ def test_a_demo_ends_with_its_terminal_and_leaves_nothing_behind(
     terminal.hang_up()
     assert terminal.ended()
     place = str(tmp_path).encode()
-    assert until(lambda: not any(place in environment(entry) for entry in Path("/proc").glob("[0-9]*")), 60)
+    assert until(lambda: not any(place in environment(entry) for entry in Path("/proc").glob("[0-9]*")))
     assert not list(tmp_path.iterdir())
 
 

@@ -164,10 +164,12 @@ def test_a_dump_of_the_guest_holds_the_last_packets_of_the_capture(
         guest = linux_guest(host.address, [*script, "say READY", "sleep 30"], memory="96M")
         guest.wait_for_line("READY", 180)
         assert host.host.partition is not None
-        image.write_bytes(as_dump(Path(f"/proc/self/fd/{host.host.partition.memory.fd}").read_bytes()))
+        recorded = -1
+        while recorded != (recorded := host.in_host(recorder.counters)["records"]):  # until none came meanwhile
+            image.write_bytes(as_dump(Path(f"/proc/self/fd/{host.host.partition.memory.fd}").read_bytes()))
         guest.kill()
         host.in_host(lambda: None)
-    captured = list(read_records(capture))
+    captured = list(read_records(capture))[:recorded]
     memory = open_image(image)
     known = rings_of_capture(captured)
     assert len(known) == 2
