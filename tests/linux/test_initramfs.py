@@ -65,7 +65,7 @@ def test_a_users_directory_is_packed_with_the_devices_that_a_kernel_wants(tmp_pa
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(build_program()), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.mark.parametrize("size", [0, 1, 55, 56, 63, 64, 65, 4096, 1_000_003])

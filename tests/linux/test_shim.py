@@ -27,6 +27,7 @@ from vmbus.testing.fake_host import (
     Frame,
 )
 from vmbus.testing.linux import StartGuest
+from vmbus.testing.waiting import until
 from vmbus.wire.partition import PartitionFeatures
 
 pytestmark = pytest.mark.linux
@@ -37,24 +38,25 @@ RECONNECT = 1
 
 def test_a_guest_negotiates_and_powers_off_with_its_scripts_status(host: FakeHost, linux_guest: StartGuest) -> None:
     guest = linux_guest(host.path, ["report"])
-    assert guest.wait(20) == ExitStatus.DONE
+    assert guest.wait(240) == ExitStatus.DONE
+    assert host.gone.wait(60)
     assert host.messages() == [INITIATE_CONTACT, REQUEST_OFFERS]
     assert any("Vmbus version:5.3" in line for line in host.log)
     assert "TEST report ok devices=0" in guest.lines
-    assert host.gone.wait(5)
 
 
 def test_a_failed_command_becomes_the_exit_status(host: FakeHost, linux_guest: StartGuest) -> None:
     guest = linux_guest(host.path, ["sha256 /no-such-file", "report"])
-    assert guest.wait(20) == ExitStatus.FAILED
+    assert guest.wait(240) == ExitStatus.FAILED
     assert "TEST report ok devices=0" in guest.lines
-    assert linux_guest(host.path, ["exit 42"]).wait(20) == 42
+    assert linux_guest(host.path, ["exit 42"]).wait(240) == 42
 
 
 def test_the_hello_says_where_guest_memory_begins_and_the_synic_pages_lie_above(
     host: FakeHost, linux_guest: StartGuest
 ) -> None:
-    linux_guest(host.path, ["report"], memory="96M").wait(20)
+    linux_guest(host.path, ["report"], memory="96M").wait(240)
+    assert host.gone.wait(60)
     (hello,) = host.hellos
     assert hello.memory_size == 96 << 20
     assert 0 < hello.first_gpa < 32 << 20 and hello.first_gpa % 4096 == 0
@@ -68,14 +70,16 @@ def test_the_hello_says_where_guest_memory_begins_and_the_synic_pages_lie_above(
 
 
 def test_requests_are_numbered_and_posts_are_not(host: FakeHost, linux_guest: StartGuest) -> None:
-    linux_guest(host.path, ["report"]).wait(20)
+    linux_guest(host.path, ["report"]).wait(240)
+    assert host.gone.wait(60)
     numbered = [frame.sequence for frame in host.frames if frame.op in (GET_REGISTER, POST_MESSAGE)]
     assert numbered == list(range(1, len(numbered) + 1))
     assert {frame.sequence for frame in host.frames if frame.op not in (GET_REGISTER, POST_MESSAGE)} == {0}
 
 
 def test_a_panic_is_reported_with_the_log_and_vmbus_is_unloaded(host: FakeHost, linux_guest: StartGuest) -> None:
-    assert linux_guest(host.path, ["panic"]).wait(20) == ExitStatus.PANICKED
+    assert linux_guest(host.path, ["panic"]).wait(240) == ExitStatus.PANICKED
+    assert host.gone.wait(60)
     assert host.messages()[-1] == UNLOAD and host.unloaded.is_set()
     assert host.registers[CRASH_CTL] == 3 << 62
     address, size = host.registers[CRASH_CTL - 2], host.registers[CRASH_CTL - 1]
@@ -100,14 +104,14 @@ def test_a_tick_that_comes_while_the_guest_halts_does_not_end_it_otherwise(
         host.gone.clear()
 
 
-@pytest.mark.parametrize("activity", ["sleep 30", BUSY], ids=["idle", "busy"])
+@pytest.mark.parametrize("activity", ["sleep 600", BUSY], ids=["idle", "busy"])
 def test_a_guest_whose_host_dies_stops_with_a_clear_message(
     host: FakeHost, linux_guest: StartGuest, activity: str
 ) -> None:
     guest = linux_guest(host.path, ["say ready", activity])
-    guest.wait_for_line("ready", 20)
+    guest.wait_for_line("ready", 120)
     host.drop()
-    assert guest.wait(5) == ExitStatus.HOST_GONE
+    assert guest.wait(240) == ExitStatus.HOST_GONE
     assert "vmbus: host closed the connection" in guest.lines
 
 
@@ -115,16 +119,16 @@ def test_a_guest_whose_host_dies_stops_with_a_clear_message(
 def test_the_interrupt_is_a_pipe_or_an_eventfd(
     host: FakeHost, linux_guest: StartGuest, append: list[str], kind: str
 ) -> None:
-    guest = linux_guest(host.path, ["report", "say ready", "sleep 30"], append=append)
-    guest.wait_for_line("ready", 20)
+    guest = linux_guest(host.path, ["report", "say ready", "sleep 600"], append=append)
+    guest.wait_for_line("ready", 120)
     assert host.interrupt_kind.startswith(kind)
     host.drop()
-    assert guest.wait(5) == ExitStatus.HOST_GONE
+    assert guest.wait(240) == ExitStatus.HOST_GONE
 
 
 def test_without_a_host_the_guest_says_so(linux_guest: StartGuest, tmp_path: os.PathLike[str]) -> None:
     guest = linux_guest(f"{tmp_path}/nobody", ["report"])
-    assert guest.wait(20) == ExitStatus.HOST_GONE
+    assert guest.wait(240) == ExitStatus.HOST_GONE
     assert any("no host listens at" in line for line in guest.lines)
 
 
@@ -134,23 +138,24 @@ def test_a_refused_guest_says_why(
 ) -> None:
     host = start_host(hello_status=status)
     guest = linux_guest(host.path, ["report"])
-    assert guest.wait(20) == ExitStatus.HOST_REFUSED
+    assert guest.wait(240) == ExitStatus.HOST_REFUSED
     assert any("host refused this guest" in line and reason in line for line in guest.lines)
 
 
 def test_a_reconnecting_guest_survives_its_host_and_sends_everything_again(
     host: FakeHost, linux_guest: StartGuest
 ) -> None:
-    guest = linux_guest(host.path, ["say ready", "sleep 1.2", "report"], reconnect=5)
-    guest.wait_for_line("ready", 20)
+    guest = linux_guest(host.path, ["say ready", "@over sh read line", "report"], reconnect=240)
+    guest.wait_for_line("ready", 120)
     before = dict(host.registers)
     for _ in range(3):
         host.gone.clear()
         host.registers.clear()
         host.drop()
-        assert host.gone.wait(5)
-        time.sleep(0.25)
-    assert guest.wait(20) == ExitStatus.DONE
+        assert host.gone.wait(60)
+        assert until(lambda: {SIMP, SIEFP, SINT2, SCONTROL} <= set(host.registers), 60)
+    guest.write_line("")
+    assert guest.wait(240) == ExitStatus.DONE
     first, *later = host.hellos
     assert len(later) == 3 and first.features == RECONNECT | PartitionFeatures.POLLING_WORD
     assert all(hello.guest_id == first.guest_id and hello.last_sequence > 0 for hello in later)
@@ -172,24 +177,24 @@ def test_a_request_that_was_cut_off_is_sent_again_with_its_number(
         return True
 
     host = start_host(on_frame=cut_first_contact)
-    guest = linux_guest(host.path, ["report"], reconnect=5)
-    assert guest.wait(20) == ExitStatus.DONE
+    guest = linux_guest(host.path, ["report"], reconnect=240)
+    assert guest.wait(240) == ExitStatus.DONE
     assert host.hellos[1].last_sequence == cut[0].sequence
     again = next(frame for frame in host.frames if frame.op == POST_MESSAGE)
     assert (again.sequence, again.body) == (cut[0].sequence, cut[0].body)
 
 
 def test_a_host_that_does_not_return_ends_the_guest(host: FakeHost, linux_guest: StartGuest) -> None:
-    guest = linux_guest(host.path, ["say ready", "sleep 30"], reconnect=1)
-    guest.wait_for_line("ready", 20)
+    guest = linux_guest(host.path, ["say ready", "sleep 600"], reconnect=1)
+    guest.wait_for_line("ready", 120)
     host.close()
-    assert guest.wait(10) == ExitStatus.HOST_GONE
+    assert guest.wait(240) == ExitStatus.HOST_GONE
     assert any("did not return within 1 s" in line for line in guest.lines)
 
 
 def vanishes(group: int) -> bool:
     """Whether the process group comes to its end (killed processes are there until they are reaped)."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)
@@ -201,8 +206,8 @@ def vanishes(group: int) -> bool:
 
 def test_a_killed_guest_leaves_no_process_and_the_host_serves_the_next(host: FakeHost, linux_guest: StartGuest) -> None:
     guest = linux_guest(host.path, ["say ready", BUSY])
-    guest.wait_for_line("ready", 20)
+    guest.wait_for_line("ready", 120)
     os.kill(guest.pid, signal.SIGKILL)
-    assert guest.wait(5) == 128 + signal.SIGKILL
+    assert guest.wait(240) == 128 + signal.SIGKILL
     assert vanishes(guest.pid)
-    assert linux_guest(host.path, ["report"]).wait(20) == ExitStatus.DONE
+    assert linux_guest(host.path, ["report"]).wait(240) == ExitStatus.DONE

@@ -20,6 +20,7 @@ from vmbus.devices.catalog import make_devices
 from vmbus.testing.debian import ALONE, Shell
 from vmbus.testing.hosts import RunningHost
 from vmbus.testing.linux import StartGuest
+from vmbus.testing.waiting import until
 
 pytestmark = pytest.mark.linux
 
@@ -103,7 +104,7 @@ def debian(
     return start
 
 
-def run(shell: Shell, command: str, timeout: float = 120) -> dict[str, list[str]]:
+def run(shell: Shell, command: str, timeout: float = 300) -> dict[str, list[str]]:
     """What a command printed, each line's words by the first of them; it must succeed."""
     finished = shell.run(command, timeout)
     assert finished.status == 0, "\n".join(finished.output)
@@ -135,14 +136,17 @@ def test_the_host_is_signalled_through_the_monitor_page(debian: StartDebian) -> 
 def test_a_device_that_is_taken_back_in_the_middle_ends_with_one_clear_line(debian: StartDebian) -> None:
     host, shell = debian(others=["echo"])
     shell.guest.write_line("python3 uio_in_guest.py echo 100000000 1000 64; echo ended $?")
-    shell.guest.wait_for_line("rings", 60)
+    shell.guest.wait_for_line("rings", 120)
     slot = next(slot for slot in host.host.slots if slot.device.name == "echo")
     host.in_host(slot.rescind)
-    shell.guest.wait_for_line("ended 1", 30)
+    shell.guest.wait_for_line("ended 1", 120)
     assert any(line.startswith("DeviceGone: ") for line in shell.guest.lines)
     assert not any("Traceback" in line or "BUG:" in line for line in shell.guest.lines)
     host.in_host(slot.reoffer)
-    assert run(shell, "sleep 1; python3 uio_in_guest.py echo 1000 1000 64")["exchanged"][0] == "1000"
+    assert until(lambda: slot.channel_ids, 120)
+    channels = f"/sys/bus/vmbus/devices/{slot.device.instance_id}/channels"
+    run(shell, f"until ls -d {channels}/[0-9]*; do sleep .1; done")
+    assert run(shell, "python3 uio_in_guest.py echo 1000 1000 64")["exchanged"][0] == "1000"
 
 
 def test_the_network_card_works_over_the_buffers_that_the_kernel_shared(debian: StartDebian) -> None:
@@ -157,7 +161,7 @@ def plug_disk(host: RunningHost, shell: Shell) -> str:
     """Offer another controller with a disk of 64 MiB, and wait until Linux has it; its instance id."""
     (controller,) = make_devices(disks=["memory:64M,controller=1"], monitor_latency=LATENCY)
     host.in_host(lambda: host.host.plug(controller))
-    run(shell, "until [ -e /dev/sdc ]; do sleep .1; done", 30)
+    run(shell, "until [ -e /dev/sdc ]; do sleep .1; done")
     return str(controller.instance_id)
 
 

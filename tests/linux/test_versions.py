@@ -25,12 +25,12 @@ def test_disk_and_card_work_with_the_version_that_the_host_gives(
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sda 10",
+            "wait-path /dev/sda 120",
             "disk-load /dev/sda 1 2 1 4M",
             "ifup eth0 10.7.0.2/24",
             "ping 10.7.0.1 5 1400 5",
             "stream-echo tcp:10.7.0.1:7 256K 3",
         ],
     )
-    assert guest.wait(40) == ExitStatus.DONE
+    assert guest.wait(240) == ExitStatus.DONE
     assert any(f"Vmbus version:{version.number}" in line for line in guest.lines)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 from vmbus import native
@@ -21,16 +22,19 @@ from vmbus.transport.uio import find_device, list_devices
 from vmbus.transport.uio.binding import mounts_of
 from vmbus.wire.guids import NETWORK, SCSI
 
+PATIENCE = 120.0
+"""Seconds that anything may take."""
+
 
 def echo(packets: str, largest: str, window: str) -> None:
     """Exchange random packets and compare them; the ports of the rings, and how often each end was signalled."""
     with UioBus.of(find_device(ECHO_INTERFACE), bind_it=True) as bus:
         driver = EchoDriver()
         bus.attach(driver)
-        channel = bus.wait(driver.ready)
+        channel = bus.wait(driver.ready, PATIENCE)
         load = EchoLoad(packets=int(packets), largest=int(largest), window=int(window))
         print(f"rings {channel.outgoing.memory.size} {'pure' if native.extension is None else 'native'}", flush=True)
-        size = exchange(bus, driver, load)
+        size = exchange(bus, driver, load, PATIENCE)
         counters = channel.counters
         print(f"exchanged {packets} {size} signals {counters.signals_out} {counters.signals_in}")
         print(f"wrapped {channel.outgoing.bytes // channel.outgoing.memory.size}")
@@ -41,13 +45,13 @@ def card(gateway: str, size: str, queues: str) -> None:
     with UioBus.of(find_device(NETWORK), bind_it=True) as bus:
         driver = NetworkDriver(queues=int(queues))
         bus.attach(driver)
-        bus.wait(driver.ready)
+        bus.wait(driver.ready, PATIENCE)
         print(f"card {driver.mac.hex(':')} {driver.version.name} {len(driver.queues)}")
         network_card = NetworkCard(bus, driver, "10.7.0.2")
         for length in (0, 56, 1400):
-            network_card.ping(gateway, length)
+            network_card.ping(gateway, length, PATIENCE)
         data = random.Random(1).randbytes(int(size))
-        received = network_card.connect(gateway, 7).exchange(data)
+        received = network_card.connect(gateway, 7, PATIENCE).exchange(data, PATIENCE)
         print(f"stream {len(received)} {'same' if received == data else 'changed'}")
         driver.shut_down()
 
@@ -58,7 +62,7 @@ def disk(blocks: str) -> None:
     with UioBus.of(found, bind_it=True) as bus:
         driver = StorageDriver()
         bus.attach(driver)
-        one = Disk(bus.wait(driver.ready), bus.pages, bus.wait).open()
+        one = Disk(bus.wait(driver.ready, PATIENCE), bus.pages, partial(bus.wait, timeout=PATIENCE)).open()
         print(f"disk {one.blocks} {one.inquiry().product.decode().strip()}")
         chance = random.Random(2)
         for _ in range(int(blocks)):

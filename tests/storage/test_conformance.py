@@ -27,6 +27,7 @@ from vmbus.testing.debian import Shell
 from vmbus.testing.hosts import RunningHost
 from vmbus.testing.iso import build_iso
 from vmbus.testing.linux import kernel_or_skip
+from vmbus.testing.waiting import until
 from vmbus.wire.scsi.inquiry import BlockLimits, VpdHeader, VpdPage
 
 pytestmark = pytest.mark.linux
@@ -81,7 +82,7 @@ class Rig:
         self.devices = {name: f"/dev/{found[at][0]}" for name, at in self.scsi_names.items()}
         self.devices |= {f"{name}.sg": f"/dev/{found[at][1]}" for name, at in self.scsi_names.items()}
 
-    def run(self, command: str, timeout: float = 60) -> tuple[int, str]:
+    def run(self, command: str, timeout: float = 240) -> tuple[int, str]:
         """Exit status and output; ``{name}`` stands for a unit's block device, ``{name.sg}`` for its generic one."""
         for name, device in self.devices.items():
             command = command.replace(f"{{{name}}}", device)
@@ -134,7 +135,7 @@ def rig(debian_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def reports(rig: Rig) -> dict[str, str]:
     """What the whole suite says about each disk; all at once, because the guest mostly waits."""
     suite = "iscsi-test-cu --dataloss --normal --ignore --test SCSI"
-    rig.run("".join(f"{suite} {{{name}}} >/tmp/{name} 2>&1 & " for name in ALSO_FAIL) + "wait", timeout=150)
+    rig.run("".join(f"{suite} {{{name}}} >/tmp/{name} 2>&1 & " for name in ALSO_FAIL) + "wait", timeout=600)
     found = {}
     for name in ALSO_FAIL:
         found[name] = rig.run(f"grep -E 'had failures|^ +(suites|tests)' /tmp/{name}")[1]
@@ -215,7 +216,7 @@ def test_copies_with_forced_unit_access(rig: Rig) -> None:
 def test_unmap_makes_holes_that_the_disk_tells_of(rig: Rig) -> None:
     rig.check("sg_dd blk_sgio=1 bs=512 count=4096 if=/dev/urandom of={thin} seek=0 oflag=sgio")
     rig.check("sg_get_lba_status -l 100 {thin}", prints="mapped")
-    rig.check("printf '0,2048' >/tmp/ranges; timeout 40 sg_unmap --force -I /tmp/ranges {thin}")
+    rig.check("printf '0,2048' >/tmp/ranges; timeout 240 sg_unmap --force -I /tmp/ranges {thin}")
     rig.check("sg_get_lba_status -l 100 {thin}", prints="deallocated")
     rig.check("sg_write_same --unmap -l 2048 -n 2048 {thin} && sg_get_lba_status -l 4000 {thin}", prints="deallocated")
 
@@ -270,7 +271,9 @@ def test_reservations_keep_the_other_path_out(rig: Rig) -> None:
 def test_a_reset_gives_back_what_is_stuck_and_leaves_the_others_alone(rig: Rig, what: str) -> None:
     read = "sg_dd blk_sgio=1 bs=512 skip=16384 count=1 if={stuck} of=/dev/null iflag=sgio"
     load = "sg_dd blk_sgio=1 bs=512 bpt=8 count=4096 if=/tmp/copy of={512e} oflag=sgio"
-    rig.check(f"({read} >/tmp/stuck 2>&1; echo $? >/tmp/status) & sleep 0.3; test ! -e /tmp/status")
+    rig.check(f"({read} >/tmp/stuck 2>&1; echo $? >/tmp/status) &")
+    assert until(lambda: rig.units["stuck"].outstanding, 120)
+    rig.check("test ! -e /tmp/status")
     rig.check(f"({load} >/tmp/load 2>&1; echo $? >/tmp/loaded) & sg_reset {what} {{stuck}} && wait")
     rig.check("test $(cat /tmp/status) != 0 && cat /tmp/loaded; rm /tmp/status /tmp/loaded")
     rig.check("sg_turs {stuck}; sg_turs {stuck} && sg_verify -c 100 {stuck}")

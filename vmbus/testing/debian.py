@@ -184,13 +184,13 @@ class Shell:
         self.guest = guest
         self._commands = 0
 
-    def log_in(self, timeout: float = 60) -> None:
+    def log_in(self, timeout: float = 240) -> None:
         """Wait for the login prompt, and log in."""
         self.guest.wait_for_prompt("login: ", timeout)
         self.guest.write_line("root")
-        self.guest.wait_for_prompt("Password: ", 20)
+        self.guest.wait_for_prompt("Password: ", 240)
         self.guest.write_line(PASSWORD)
-        self.guest.wait_for_prompt("# ", 20)
+        self.guest.wait_for_prompt("# ", 240)
         self._begin()
 
     def take(self, timeout: float = 60) -> None:
@@ -202,9 +202,9 @@ class Shell:
         """Only what commands print is on the console from now on."""
         quiet = f"{commands}stty -echo; dmesg -n 1; echo logged-in:$USER; exec sh"
         self.guest.write_line(f"exec env {variables}PS1= PS2= sh -c '{quiet}'")
-        self.guest.wait_for_line("logged-in:root", 20)
+        self.guest.wait_for_line("logged-in:root", 240)
 
-    def run(self, command: str, timeout: float = 60) -> Finished:
+    def run(self, command: str, timeout: float = 240) -> Finished:
         """Run a command line of up to about 4,000 characters."""
         self._commands += 1
         begin, end = f"begin-{self._commands}.", f"end-{self._commands}."
@@ -214,7 +214,7 @@ class Shell:
         last = self.guest.wait_for_line(end, timeout, after=first)
         return Finished(int(self.guest.lines[last].partition(end)[2]), self.guest.lines[first + 1 : last])
 
-    def power_off(self, timeout: float = 60) -> int:
+    def power_off(self, timeout: float = 240) -> int:
         """Shut the system down; the guest's exit status."""
         self.guest.write_line("systemctl poweroff")
         return self.guest.wait(timeout)

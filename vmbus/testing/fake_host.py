@@ -86,7 +86,7 @@ class FakeHost:
         self._listener.close()
         self.path.unlink(missing_ok=True)
         self.drop()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=60)
         assert not self._thread.is_alive()
 
     def messages(self) -> list[int]:
@@ -168,7 +168,7 @@ class FakeHost:
         """Put a message into SINT2's slot of the SIMP page once that is free, and raise the interrupt."""
         assert self.memory is not None and self.registers[SIMP] & 1
         slot = (self.registers[SIMP] & ~0xFFF) + 2 * 256
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while struct.unpack_from("<I", self.memory, slot)[0] and time.monotonic() < deadline:
             time.sleep(0.001)
         self.memory[slot + 4 : slot + 16 + len(payload)] = struct.pack("<BBHQ", len(payload), 0, 0, 0) + payload

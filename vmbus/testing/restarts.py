@@ -42,7 +42,7 @@ class RestartableHost:
         assert self._process.stdout.readline().startswith("listening")
         self.starts += 1
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = 120) -> int:
         """Wait for it to end; its exit status."""
         assert self._process is not None and self._process.stdout is not None
         status = self._process.wait(seconds)
@@ -81,6 +81,6 @@ RELEASE = "@released sh read line; touch /stop"
 def release(guest: LinuxGuest, host: RestartableHost) -> None:
     """End the load; the guest was served without an error, and its file system is sound."""
     guest.write_line("")
-    assert guest.wait(120) == ExitStatus.DONE
+    assert guest.wait(240) == ExitStatus.DONE
     assert errors_in_the_log(guest) == []
     assert is_clean(host.image)
