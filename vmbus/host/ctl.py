@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import select
 import socket
 from collections.abc import Callable
@@ -22,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from vmbus.closing import Closing
 from vmbus.errors import VmbusError
+from vmbus.host.ctl_client import ctl_address
 from vmbus.host.ctl_commands import Arguments, CtlCommands, CtlError, Slow
 from vmbus.loop import Timer
-from vmbus.transport.address import Address, AddressError
+from vmbus.transport.address import Address
 from vmbus.transport.listening import Listener
 
 if TYPE_CHECKING:
@@ -36,14 +36,6 @@ MAX_LINE = 1 << 16
 MAX_CLIENTS = 16
 SEND_SECONDS = 10.0
 """So long may a client take to read an answer."""
-
-
-def ctl_address(address: Address) -> Address:
-    """The control socket that belongs to the socket at which a host listens."""
-    path = f"{address.params}.ctl"
-    if len(os.fsencode(path)) > 107:
-        raise AddressError(f"{address}: its control socket {path} would have a path of more than 107 bytes")
-    return Address("unix", path)
 
 
 class CtlSocket(Closing):

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from typing import Any
 
 from vmbus.closing import Closing
 from vmbus.errors import VmbusError
-from vmbus.host.ctl import ctl_address
-from vmbus.transport.address import Address, connect
+from vmbus.transport.address import Address, AddressError, connect
 
 ANSWER_SECONDS = 60.0
+
+
+def ctl_address(address: Address) -> Address:
+    """The control socket that belongs to the socket at which a host listens."""
+    path = f"{address.params}.ctl"
+    if len(os.fsencode(path)) > 107:
+        raise AddressError(f"{address}: its control socket {path} would have a path of more than 107 bytes")
+    return Address("unix", path)
 
 
 class CtlFailed(VmbusError):
