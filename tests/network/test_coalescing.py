@@ -211,7 +211,7 @@ def test_linux_takes_a_stream_from_a_tap_in_coalesced_frames(
     def send() -> None:
         connection, _ = server.accept()
         with connection, server:
-            connection.settimeout(60)
+            connection.settimeout(240)
             connection.sendall(pattern(seed, size))
             connection.shutdown(socket.SHUT_WR)
             digests.append(connection.makefile("rb").read())
@@ -221,8 +221,8 @@ def test_linux_takes_a_stream_from_a_tap_in_coalesced_frames(
     provider = NetworkProvider(backend, mac=MAC)
     receive = f"stream-receive tcp:10.9.0.1:5000 {size} {seed}"
     with RunningHost(tmp_path / "bus", [provider]) as host:
-        guest = linux_guest(host.address, ["wait-path /sys/class/net/eth0 10", "ifup eth0 10.9.0.2/24", receive])
-        assert guest.wait(90) == ExitStatus.DONE
-    thread.join(5)
+        guest = linux_guest(host.address, ["wait-path /sys/class/net/eth0 120", "ifup eth0 10.9.0.2/24", receive])
+        assert guest.wait(240) == ExitStatus.DONE
+    thread.join(60)
     assert hashlib.sha256(pattern(seed, size)).hexdigest().encode() in digests[0]
     assert provider.card.frames_received < size / 1448 / 4
