@@ -14,6 +14,8 @@ from vmbus.linux.launch import ExitStatus, LinuxGuest
 from vmbus.tap import Direction, NullTap
 from vmbus.testing.hosts import RunningHost
 from vmbus.testing.linux import StartGuest
+from vmbus.testing.restarts import LOAD, RELEASE
+from vmbus.testing.waiting import until
 
 pytestmark = pytest.mark.linux
 
@@ -33,7 +35,7 @@ class SignalsToHost(NullTap):
 
 def monitor_of(host: RunningHost, guest: LinuxGuest) -> PageMonitor:
     """The page monitor of a guest that has booted; its counters stay when the guest is gone."""
-    guest.wait_for_line("booted", 20)
+    guest.wait_for_line("booted", 120)
     assert host.host.partition is not None
     return host.host.partition.monitor
 
@@ -48,19 +50,21 @@ def test_disk_and_card_work_through_monitor_pages(
     guest = linux_guest(
         host.address,
         [
-            "wait-path /dev/sda 10",
+            "wait-path /dev/sda 120",
             "say booted",
             "ifup eth0 10.7.0.2/24",
             f"sh [ $(cat {monitored} | grep -c ^{LATENCY}$) = 2 ]",
-            "background disk-load /dev/sda 3 2 1 16M",
+            LOAD.replace("/mnt/load", "/dev/sda"),
             "ping 10.7.0.1 100 1400 5",
             "stream-echo tcp:10.7.0.1:7 16M 7",
+            RELEASE,
             "wait",
         ],
     )
     monitor = monitor_of(host, guest)
-    assert guest.wait(60) == ExitStatus.DONE
-    assert monitor.signals_to_host > 100 and monitor.signals_to_guest > 100
+    assert until(lambda: monitor.signals_to_host > 100 and monitor.signals_to_guest > 100, 240)
+    guest.write_line("")
+    assert guest.wait(240) == ExitStatus.DONE
 
 
 def test_a_driver_in_user_space_exchanges_packets_through_the_monitor_page(
@@ -68,10 +72,10 @@ def test_a_driver_in_user_space_exchanges_packets_through_the_monitor_page(
 ) -> None:
     tap = SignalsToHost()
     host = running_host(make_devices(others=["echo"], monitor_latency=LATENCY), tap=tap)
-    script = [f"adopt uio_hv_generic {ECHO_INTERFACE}", "wait-path /dev/uio0 10", "say booted"]
+    script = [f"adopt uio_hv_generic {ECHO_INTERFACE}", "wait-path /dev/uio0 120", "say booted"]
     guest = linux_guest(host.address, [*script, "uio-echo /dev/uio0 500 200 1"])
     monitor = monitor_of(host, guest)
-    assert guest.wait(60) == ExitStatus.DONE
+    assert guest.wait(240) == ExitStatus.DONE
     # What is sent while the host is still taking the packet before falls into the same look, and is one signal.
     assert 0 < monitor.signals_to_host <= 500
     assert tap.count == monitor.signals_to_host, "some came by hypercall"
