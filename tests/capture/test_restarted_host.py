@@ -47,12 +47,13 @@ def test_the_second_capture_decodes_by_itself(tmp_path: Path, linux_guest: Start
     first, second = tmp_path / "first.pcapng", tmp_path / "second.pcapng"
     (tmp_path / "disk.img").write_bytes(bytes(16 << 20))
     host = start_host(tmp_path, first)
-    script = ["wait-path /dev/sda 60", "say ready", "sleep 5", "throughput /dev/sda r 8"]
+    script = ["wait-path /dev/sda 60", "say ready", "@restarted sh read line", "throughput /dev/sda r 8"]
     guest = linux_guest(tmp_path.joinpath("bus").as_uri().replace("file://", "unix:"), script, reconnect=60)
-    guest.wait_for_line("ready", 60)
+    guest.wait_for_line("ready", 240)
     stop(host, signal.SIGKILL)
     host = start_host(tmp_path, second)
-    assert guest.wait(60) == 0
+    guest.write_line("")
+    assert guest.wait(240) == 0
     stop(host, signal.SIGTERM)
     after = list(read_records(second))
     told = [record for record in after if record.is_snapshot]
