@@ -161,7 +161,7 @@ def test_a_dump_of_the_guest_holds_the_last_packets_of_the_capture(
             "wait-path /dev/sda 60",
             "iops /dev/sda 1 4 4096 r",
         ]
-        guest = linux_guest(host.address, [*script, "say READY", "sleep 30"], memory="96M")
+        guest = linux_guest(host.address, [*script, "say READY", "sleep 600"], memory="96M")
         guest.wait_for_line("READY", 180)
         assert host.host.partition is not None
         recorded = -1
