@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,6 +52,8 @@ class Stage:
         self._guest_kind = guest
         self._capture = capture
         self._stopping = False
+        self._failure = ""
+        """What had failed when the demo was stopped."""
         self._processes: dict[str, ForkProcess] = {}
 
     def start(self, seconds: float | None) -> None:
@@ -101,16 +104,28 @@ class Stage:
         lines = log.read_text().splitlines() if log.exists() else []
         return lines[-1].removeprefix("vmbus: ") if lines else "it said nothing"
 
-    def check(self) -> None:
-        """Raise ``DemoFailed`` if the host or the guest has failed."""
-        if self._stopping:
-            return
+    def _look(self) -> str:
+        """Which of both has failed, and what it said; empty if none has."""
         for name, process in self._processes.items():
             if process.exitcode not in (None, 0):
-                raise DemoFailed(f"the {name} ended with status {process.exitcode}: {self._last_words(name)}")
+                return f"the {name} ended with status {process.exitcode}: {self._last_words(name)}"
+        return ""
+
+    def check(self) -> None:
+        """Raise ``DemoFailed`` if the host or the guest has failed by itself."""
+        if not self._stopping:
+            self._failure = self._look()
+        if self._failure:
+            raise DemoFailed(self._failure)
+
+    def wait(self) -> None:
+        """Until the host or the guest ends."""
+        connection.wait([process.sentinel for process in self._processes.values()])
 
     def stop(self) -> None:
         """End the guest, then the host; the host completes its capture."""
+        if not self._stopping:
+            self._failure = self._look()
         self._stopping = True
         for process in reversed(self._processes.values()):
             process.terminate()
@@ -181,6 +196,12 @@ def _end_after(stage: Stage, seconds: float) -> threading.Timer:
     return timer
 
 
+def _end_with_guest(stage: Stage) -> None:
+    """End the host when the guest has ended: nothing more will happen."""
+    stage.wait()
+    stage.stop()
+
+
 def watch(stage: Stage, seconds: float) -> dict[str, Any]:
     """Decode the stream until so many seconds after its first packet; the summary as JSON shows it, and ``lines``."""
     from dissectors.engine.session import Session
@@ -191,6 +212,7 @@ def watch(stage: Stage, seconds: float) -> dict[str, Any]:
     summary, session = Summary(), Session()
     reader = CaptureReader(stage.stream)
     timer, is_under_way = _end_after(stage, _BOOT_SECONDS), False
+    threading.Thread(target=_end_with_guest, args=(stage,), daemon=True).start()
     try:
         for record in reader:
             if record.kind is RecordKind.PACKET and not is_under_way:

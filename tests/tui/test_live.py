@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
 
+import tui.demo
 from tui.app import VmbusApp
 from tui.channel_table import ChannelTable
+from tui.demo import DemoFailed, Stage, staged, watch
 from tui.packet_list import PacketList
 from vmbus.capture.reader import read_records
 from vmbus.testing.waiting import until as until_true
@@ -81,6 +84,17 @@ def test_a_demos_summary_as_json_has_latencies() -> None:
     disk = next(row for row in summary["channels"] if row["protocol"] == "vstor")
     assert disk["completed"] > 10
     assert 0 < disk["median_us"] <= disk["p99_us"]
+
+
+def test_a_demo_whose_guest_fails_ends_with_what_that_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(Stage):
+        def _run(self, name: str, arguments: list[str]) -> ForkProcess:
+            return super()._run(name, [*arguments, *(["--root", "/dev/sda"] if name == "guest" else [])])
+
+    monkeypatch.setattr(tui.demo, "Stage", Refused)
+    monkeypatch.setattr(tui.demo, "_BOOT_SECONDS", 600)  # which nobody waits for
+    with staged("python", "", 1) as stage, pytest.raises(DemoFailed, match=r"the guest ended with status 2: .*--root"):
+        watch(stage, 1)
 
 
 @pytest.mark.parametrize("options", [["--guest", "dos"], ["--seconds", "0"], ["--no-such-option"]])
