@@ -119,8 +119,12 @@ class Stage:
             raise DemoFailed(self._failure)
 
     def wait(self) -> None:
-        """Until the host or the guest ends."""
-        connection.wait([process.sentinel for process in self._processes.values()])
+        """Until the host or the guest has ended."""
+        processes = list(self._processes.values())
+        ended = connection.wait([process.sentinel for process in processes])
+        for process in processes:
+            if process.sentinel in ended:  # which comes before its status is there
+                process.join(_STOP_SECONDS)
 
     def stop(self) -> None:
         """End the guest, then the host; the host completes its capture."""
