@@ -22,6 +22,7 @@ from vmbus.host.journal import HEADER_SIZE
 from vmbus.host.servicing import Servicing
 from vmbus.host.state_document import BadHostState
 from vmbus.loop import LoopThread
+from vmbus.state_format import UnreadableState
 from vmbus.testing.servicing import FourChannels, Restarts
 from vmbus.transport.client import HostConnection, HostRefused
 
@@ -115,7 +116,7 @@ def answer_to(bus: Restarts) -> str:
     """What a host with this state says to the guest that it is of; afterwards it serves another guest."""
     try:
         host = Host(bus.make(), servicing=Servicing(bus.state, stand_in))
-    except BadHostState:
+    except (BadHostState, UnreadableState):
         return NO_START
     thread = LoopThread(host.loop, "vmbus-host")
     thread.start()
