@@ -9,6 +9,7 @@ from vmbus.devices.network import NetworkProvider
 from vmbus.testing.kept_frames import KeptFrames
 from vmbus.testing.network import Wire
 from vmbus.testing.raw_card import RawCard, frame_message
+from vmbus.wire.nvsp import NvspMessageType, NvspRevokeReceiveBuffer, NvspRevokeSendBuffer
 
 MakeWire = Callable[..., Wire]
 MAC = bytes.fromhex("00155d0a0b0c")
@@ -57,6 +58,23 @@ def test_packets_under_way_are_completed_to_the_new_process(make_wire: MakeWire)
     card.complete(card.received[0].transaction_id)
     card.pair.pump()
     assert len(buffer.free) == buffer.count and card.failure is None
+
+
+def test_ids_of_packets_in_a_buffer_that_was_taken_back_are_not_given_again_after_a_move(make_wire: MakeWire) -> None:
+    first, second = KeptFrames(), KeptFrames()
+    wire = make_wire(first)
+    card = RawCard(wire).bring_up()
+    assert first.deliver is not None and first.deliver([FRAME]) == 1
+    card.pair.pump()
+    earlier = card.received[-1].transaction_id
+    card.ask(NvspMessageType.REVOKE_RECEIVE_BUFFER, NvspRevokeReceiveBuffer(id=0xCAFE))
+    card.ask(NvspMessageType.REVOKE_SEND_BUFFER, NvspRevokeSendBuffer(id=0))
+    moved(wire, second)
+    card.lend_buffers()
+    card.set_filter(0x0D)
+    assert second.deliver is not None and second.deliver([FRAME]) == 1
+    card.pair.pump()
+    assert card.received[-1].transaction_id > earlier and card.failure is None
 
 
 def test_a_card_that_nobody_opened_moves_too(make_wire: MakeWire) -> None:

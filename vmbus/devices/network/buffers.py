@@ -81,6 +81,11 @@ class SendBuffer:
         self._mapping.close()
 
 
+def next_epoch() -> int:
+    """A transaction id beyond all that hosts before this one can have given to packets of the same session."""
+    return time.time_ns() >> 10 << 8
+
+
 class ReceiveBuffer:
     """The guest's receive buffer, its free suballocations, and which of them are the guest's."""
 
@@ -170,7 +175,7 @@ class ReceiveBuffer:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the transactions of :meth:`save`; without them, those of the host before are of another epoch."""
         if "outstanding" not in state:
-            self.next_transaction = self._first = time.time_ns() >> 10 << 8
+            self.next_transaction = self._first = next_epoch()
             return
         self.next_transaction = state["next_transaction"]
         now = time.monotonic()

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 from vmbus.channel import Channel, ChannelHandler
 from vmbus.devices.device import Device, OfferTraits
 from vmbus.devices.network.backend import Backend
-from vmbus.devices.network.buffers import ReceiveBuffer, SendBuffer, suballocation_size
+from vmbus.devices.network.buffers import ReceiveBuffer, SendBuffer, next_epoch, suballocation_size
 from vmbus.devices.network.errors import UnexpectedMessage
 from vmbus.devices.network.oids import ALL_RECEIVE_CHECKSUMS, CardState, Offloads
 from vmbus.devices.network.options import NicSpec
@@ -179,8 +179,10 @@ class NetworkProvider(Device):
         if saved["send_buffer"] is not None:
             session.send_buffer = SendBuffer(channel.gpadl(saved["send_buffer"]))
         receive = saved["receive_buffer"]
-        session.has_revoked = receive is None and session.subchannels > 0
-        if receive is not None:
+        if receive is None:
+            session.has_revoked = session.subchannels > 0
+            session.first_transaction = next_epoch()
+        else:
             gpadl = channel.gpadl(receive["gpadl_id"])
             size = receive.get("suballocation_size", suballocation_size(card.frame_size))
             session.receive_buffer = ReceiveBuffer(gpadl, receive["set_id"], size)
