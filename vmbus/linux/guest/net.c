@@ -105,7 +105,7 @@ static uint16_t checksum(const void *data, size_t length)
 int cmd_ping(int argc, char **argv)
 {
 	uint64_t count = number(argc, argv, 2, 3), size = number(argc, argv, 3, 56), sequence, received = 0;
-	uint64_t interval = number(argc, argv, 4, 0), timeout = number(argc, argv, 5, 60000);
+	uint64_t interval = number(argc, argv, 4, 0), timeout = number(argc, argv, 5, 5000);
 	double best = 1e9, total = 0;
 	struct sockaddr_in peer = { .sin_family = AF_INET };
 	char packet[65536], answer[65536];
