@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     if lint_only:
         return 0 if all(passed) else 1
     if soak:
-        print("about 40 minutes on two cores; docs/soaks.md says what is done and how long each took", flush=True)
+        print("about 35 minutes on two cores; docs/soaks.md says what is done and how long each took", flush=True)
         # Only what Python prints is captured: progress goes to the process's own standard error.
         options = ["-m", "soak", "-v", "--capture=sys", "--durations=0"]
         return 0 if step("soak", python, "-m", "pytest", *options, *rest, VMBUS_SOAK="1") else 1
